@@ -1,0 +1,278 @@
+"""Class names x templates x descriptions -> text features with labels and weights, cached by content.
+
+Every sentence is a training sample of the text classifier (LaFTer, NeurIPS 2023); nothing is averaged per class here. The cache key
+covers whatever can change a feature, so another backbone or one changed word is a miss, never a stale hit.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+from torch.nn import functional as F
+
+from clip_ext.text_encoding import encode_texts, encode_tokens, find_truncated, release_text_tower
+from clip_ext.text_files import (
+    DEFAULT_ZEROSHOT_TEMPLATE,
+    DatasetTexts,
+    clean_sentences,
+    load_texts,
+    match_descriptions,
+    normalise_name,
+)
+
+if TYPE_CHECKING:
+    from clip_ext.loader import LoadedClip
+
+__all__ = [
+    "TEXT_MODES",
+    "DatasetTexts",
+    "TextBank",
+    "build_text_bank",
+    "class_prototypes",
+    "encode_texts",
+    "load_texts",
+    "release_text_tower",
+]
+
+logger = logging.getLogger(__name__)
+
+TEXT_MODES = ("lafter", "cls_only", "single", "templates_only", "descriptions_only")
+# Raise when the encoding changes, so that older cache files are not read.
+CODE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TextBank:
+    """Encoded texts of a list of classes; all tensors on the CPU.
+
+    Attributes:
+        texts: T texts, class by class.
+        labels: Class index of each text, (T,), long.
+        features: Unit-norm text features, (T, E), fp32.
+        weights: Sample weights of mean 1, (T,), fp32.
+        key: Hash of everything that determined the features, 64 hex digits.
+        classnames: C names, in label order.
+    """
+
+    texts: tuple[str, ...]
+    labels: Tensor
+    features: Tensor
+    weights: Tensor
+    key: str
+    classnames: tuple[str, ...]
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.classnames)
+
+
+def build_text_bank(
+    clip: "LoadedClip",
+    classnames: Sequence[str],
+    templates: Sequence[str] = (),
+    descriptions: Mapping[str, Sequence[str]] | None = None,
+    *,
+    mode: str = "lafter",
+    zeroshot_template: str = DEFAULT_ZEROSHOT_TEMPLATE,
+    clean: bool = True,
+    balance: bool = True,
+    on_missing: str = "error",
+    descriptor_format: str = "",
+    keep_underscores: bool = False,
+    cache_dir: str | Path | None = None,
+    batch: int = 256,
+) -> TextBank:
+    """Compose the texts of every class and encode them, or read their features from the cache.
+
+    Args:
+        clip: Loaded CLIP; its text tower runs only on a cache miss.
+        classnames: C class names; underscores become spaces in the texts.
+        templates: Texts with one `{}` for the class name.
+        descriptions: Class name -> sentences; case, `_`, `-` and repeated spaces of the names do not count.
+        mode: `lafter` (descriptions + templates), `cls_only` (bare names), `single` (the zero-shot template), `templates_only`,
+            `descriptions_only`.
+        zeroshot_template: Template of mode `single`.
+        clean: Drop short, repeated and ambiguous descriptions.
+        balance: Weight each text by 1 / (texts of its class), so that classes count equally.
+        on_missing: `error`, or `templates`: a class without descriptions gets the templates alone.
+        descriptor_format: Frame for short descriptors, with `{class}` and `{descriptor}`; empty: descriptions are sentences.
+        keep_underscores: Keep underscores of class names in the texts.
+        cache_dir: Folder of the feature cache; None: no cache.
+        batch: Texts per forward, >= 1.
+    Returns:
+        The bank.
+    Raises:
+        ValueError: If an argument is not allowed, two classes bear the same name, or classes have no text (lists all of them).
+    """
+    _check_arguments(classnames, templates, mode, on_missing, descriptor_format)
+    names = list(classnames) if keep_underscores else [name.replace("_", " ") for name in classnames]
+    sentences: list[list[str]] = [[] for _ in names]
+    if mode in ("lafter", "descriptions_only"):
+        sentences = _describe(classnames, names, descriptions or {}, clean, on_missing, descriptor_format)
+    frames = {"cls_only": ["{}"], "single": [zeroshot_template], "descriptions_only": []}.get(mode, list(templates))
+    per_class = []
+    for name, described in zip(names, sentences):
+        # `descriptions_only` reaches the templates only for a class that has no description.
+        used = frames if described or mode != "descriptions_only" else templates
+        composed = [*described, *(frame.replace("{}", name) for frame in used)]
+        per_class.append(list(dict.fromkeys(composed)) if clean else composed)
+    _report_coverage(classnames, per_class)
+
+    texts = [text for texts_of_class in per_class for text in texts_of_class]
+    counts = torch.tensor([len(texts_of_class) for texts_of_class in per_class])
+    labels = torch.arange(len(per_class)).repeat_interleave(counts)
+    tokens = clip.tokenizer(texts)
+    _report_truncated(clip, texts, tokens)
+    key = _bank_key(clip, texts, labels, tokens)
+    features = _cached_features(clip, tokens, key, cache_dir, batch)
+    weights = torch.ones(len(texts))
+    if balance:
+        weights = len(texts) / (len(per_class) * counts[labels].float())
+    return TextBank(tuple(texts), labels, features, weights, key, tuple(classnames))
+
+
+def class_prototypes(bank: TextBank) -> Tensor:
+    """Return the normalised mean of each class's features, (C, E), fp32: the weights of zero-shot classification."""
+    sums = torch.zeros(bank.n_classes, bank.features.shape[1]).index_add_(0, bank.labels, bank.features)
+    return F.normalize(sums, dim=-1)
+
+
+def _check_arguments(
+    classnames: Sequence[str], templates: Sequence[str], mode: str, on_missing: str, descriptor_format: str
+) -> None:
+    problems = []
+    if mode not in TEXT_MODES:
+        problems.append(f"TEXT.MODE is {mode!r}; expected one of {', '.join(TEXT_MODES)}")
+    if on_missing not in ("error", "templates"):
+        problems.append(f"TEXT.ON_MISSING is {on_missing!r}; expected one of error, templates")
+    if descriptor_format and "{descriptor}" not in descriptor_format:
+        problems.append(f"TEXT.DESCRIPTOR_FORMAT is {descriptor_format!r}; expected a text with {{class}} and {{descriptor}}")
+    if (mode in ("lafter", "templates_only") or on_missing == "templates") and not templates:
+        problems.append(f"TEXT.TEMPLATES is empty, but TEXT.MODE {mode} with TEXT.ON_MISSING {on_missing} reads templates")
+    if not classnames:
+        problems.append("there are no class names")
+    first_label: dict[str, int] = {}
+    for label, name in enumerate(classnames):
+        first = first_label.setdefault(normalise_name(name), label)
+        if first != label:
+            problems.append(f"labels {first} and {label} bear the same class name {name!r}")
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def _describe(
+    classnames: Sequence[str],
+    names: Sequence[str],
+    descriptions: Mapping[str, Sequence[str]],
+    clean: bool,
+    on_missing: str,
+    descriptor_format: str,
+) -> list[list[str]]:
+    per_class, unknown = match_descriptions(classnames, descriptions)
+    if unknown:
+        logger.info("descriptions of %d names that are no class are not used: %s", len(unknown), ", ".join(unknown))
+    if descriptor_format:
+        per_class = [
+            [descriptor_format.replace("{class}", name).replace("{descriptor}", descriptor) for descriptor in descriptors]
+            for name, descriptors in zip(names, per_class)
+        ]
+    if clean:
+        per_class, dropped = clean_sentences(per_class)
+        if any(dropped.values()):
+            logger.info("descriptions dropped: %(short)d short, %(repeated)d repeated, %(shared)d of two classes", dropped)
+    missing = [name for name, sentences in zip(classnames, per_class) if not sentences]
+    if missing and on_missing == "error":
+        raise ValueError(
+            f"{len(missing)} of {len(classnames)} classes have no description: {', '.join(missing)}. Add them to "
+            "TEXT.DESCRIPTIONS, or set TEXT.ON_MISSING to templates"
+        )
+    if missing:
+        logger.info("%d classes have no description and use templates alone: %s", len(missing), ", ".join(missing))
+    return per_class
+
+
+def _report_coverage(classnames: Sequence[str], per_class: Sequence[Sequence[str]]) -> None:
+    counts = [len(texts) for texts in per_class]
+    if min(counts) == max(counts):
+        logger.info("text bank: %d texts, %d for each of %d classes", sum(counts), counts[0], len(counts))
+        return
+    coverage = ", ".join(f"{name} {count}" for name, count in zip(classnames, counts))
+    logger.info("text bank: %d texts for %d classes: %s", sum(counts), len(counts), coverage)
+
+
+def _report_truncated(clip: "LoadedClip", texts: Sequence[str], tokens: Tensor) -> None:
+    truncated = find_truncated(clip, texts, tokens)
+    if truncated:
+        examples = "; ".join(repr(texts[i]) for i in truncated[:3])
+        logger.warning(
+            "%d of %d texts are longer than %d tokens and lose their end, first: %s",
+            len(truncated), len(texts), tokens.shape[1], examples,
+        )  # fmt: skip
+
+
+def _bank_key(clip: "LoadedClip", texts: Sequence[str], labels: Tensor, tokens: Tensor) -> str:
+    """Hash all that determines the features; the token ids stand for the tokenizer's word list, cleaning and context."""
+    identity = {
+        "code": CODE_VERSION,
+        "texts": list(texts),
+        "labels": labels.tolist(),
+        "tokens": tokens.tolist(),
+        "weights": clip.fingerprint,
+        "dtype": str(next(clip.model.parameters()).dtype),
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def _cached_features(clip: "LoadedClip", tokens: Tensor, key: str, cache_dir: str | Path | None, batch: int) -> Tensor:
+    if cache_dir is None:
+        return encode_tokens(clip.model, tokens, batch=batch)
+    path = Path(cache_dir) / f"text_bank-{key}.safetensors"
+    if path.exists():
+        features = _read_cache(path, len(tokens))
+        if features is not None:
+            logger.info("text cache hit: %s", path)
+            return features
+    else:
+        logger.info("text cache miss: encoding %d texts into %s", len(tokens), path)
+    features = encode_tokens(clip.model, tokens, batch=batch)
+    _write_atomically(path, save_safetensors({"features": features.contiguous()}))
+    return features
+
+
+def _read_cache(path: Path, n_texts: int) -> Tensor | None:
+    """Read (T, E) features, or return None with a notice if the file is damaged."""
+    try:
+        features = load_safetensors(path.read_bytes())["features"]
+    except (SafetensorError, KeyError, OSError, ValueError) as error:
+        logger.warning("text cache %s is damaged (%s) and is rebuilt", path, error)
+        return None
+    # Unit norm is checked because flipped bytes inside the data pass safetensors' own check.
+    if features.ndim != 2 or len(features) != n_texts or not torch.allclose(
+        features.float().norm(dim=-1), torch.ones(n_texts), atol=1e-3
+    ):
+        logger.warning("text cache %s does not hold %d unit features and is rebuilt", path, n_texts)
+        return None
+    return features
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Write through a temporary file beside `path`, so that a reader or a crash never meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem[:16], suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
