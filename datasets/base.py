@@ -1,0 +1,177 @@
+"""What every data set of this package shares: items with extras, few-shot choice, checks, and files made once."""
+import hashlib
+import json
+import logging
+import os
+import random
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from dassl.data.datasets import Datum
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_ROOT = "data"  # of the built-in data sets, below the working directory
+MANIFEST = "manifest.json"
+
+
+class Item(Datum):
+    """A Dassl datum that carries named extras into the batch.
+
+    Args:
+        impath: Path of an existing image.
+        label: Class index, or -1 for unlabelled.
+        domain: Domain index.
+        classname: Class name.
+        extras: Numbers, strings or tuples of numbers; a tuple has the same length in every item of a data set (it becomes
+            one float32 tensor per batch). Ragged lists travel as JSON text.
+    Raises:
+        TypeError: If an extra is of another type (names key and value).
+    """
+
+    def __init__(
+        self,
+        impath: str = "",
+        label: int = 0,
+        domain: int = 0,
+        classname: str = "",
+        *,
+        extras: Mapping[str, float | str | tuple[float, ...]] | None = None,
+    ) -> None:
+        super().__init__(impath=impath, label=label, domain=domain, classname=classname)
+        self._extras = dict(extras or {})
+        for key, value in self._extras.items():
+            parts = value if isinstance(value, tuple) else (value,)
+            allowed = (int, float) if isinstance(value, tuple) else (int, float, str)
+            if not all(isinstance(part, allowed) for part in parts):
+                raise TypeError(f"extra {key!r} is {value!r}; expected a number, a string or a tuple of numbers")
+
+    @property
+    def extras(self) -> Mapping[str, float | str | tuple[float, ...]]:
+        return self._extras
+
+
+def choose_few_shots(
+    train: Sequence[Datum], val: Sequence[Datum], *, shots: int, seed: int
+) -> tuple[list[Datum], list[Datum]]:
+    """Draw `shots` training items per class, then at most four validation items per class.
+
+    The same items as CoOp chooses for this split and seed (`set_random_seed(seed)`, then `generate_fewshot_dataset` twice),
+    without touching the global generator.
+
+    Args:
+        shots: DATASET.NUM_SHOTS; below 1 both lists are returned whole.
+        seed: SEED; it has to be fixed, or two runs would learn from different images.
+    Raises:
+        ValueError: If items are to be drawn and `seed` is negative.
+    """
+    if shots < 1:
+        return list(train), list(val)
+    if seed < 0:
+        raise ValueError(f"SEED is {seed}, but DATASET.NUM_SHOTS {shots} draws images; give --seed a number >= 0")
+    rng = random.Random(seed)
+    return _draw_per_class(train, shots, rng), _draw_per_class(val, min(shots, 4), rng)
+
+
+def _draw_per_class(items: Sequence[Datum], count: int, rng: random.Random) -> list[Datum]:
+    by_class: dict[int, list[Datum]] = {}
+    for item in items:
+        by_class.setdefault(item.label, []).append(item)
+    chosen: list[Datum] = []
+    for members in by_class.values():  # in order of first appearance, as CoOp draws
+        chosen += rng.sample(members, count) if len(members) >= count else members
+    return chosen
+
+
+def check_classes(name: str, classnames: Sequence[str], train: Iterable[Datum]) -> None:
+    """Refuse a labelled classification set that cannot be learned from.
+
+    Raises:
+        ValueError: If there is one class only, or classes have no training image (names them).
+    """
+    if len(classnames) < 2:
+        raise ValueError(f"data set {name} has {len(classnames)} class {list(classnames)}; classification needs two")
+    seen = {item.label for item in train}
+    empty = [classname for label, classname in enumerate(classnames) if label not in seen]
+    if empty and seen != {-1}:
+        raise ValueError(f"data set {name}: no training image for {len(empty)} classes, first {empty[:5]}")
+
+
+def resolve_builtin_root(root: str, name: str) -> Path:
+    """The data root of a built-in set: DATASET.ROOT, or ./data (said in the log) if that is empty."""
+    path = Path(root or DEFAULT_ROOT).expanduser().resolve()
+    if not root:
+        logger.info("DATASET.ROOT is empty: %s uses %s", name, path)
+    return path
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, never meets half of it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)  # mkstemp makes private files; data may be shared
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def ensure_files(
+    folder: Path, recipe: Mapping[str, int | str], make: Callable[[], Iterable[tuple[str, bytes]]]
+) -> list[str]:
+    """Make generated files once; verify them by hash, and make them again when one is missing, broken or out of date.
+
+    Args:
+        folder: Where the files live; created if absent. A manifest beside them holds recipe and SHA-256 of each file.
+        recipe: Everything that decides the content: code version and parameters.
+        make: Yields (relative POSIX path, content) of every file.
+    Returns:
+        The relative paths, sorted; other files in the folder are not among them.
+    Raises:
+        OSError: If the folder cannot be written (names DATASET.ROOT and the path).
+    """
+    hashes, reason = _read_manifest(folder, recipe)
+    if reason:
+        logger.info("Writing %s (%s)", folder, reason)
+        hashes = _write_files(folder, recipe, make)
+    return sorted(hashes)
+
+
+def _write_files(
+    folder: Path, recipe: Mapping[str, int | str], make: Callable[[], Iterable[tuple[str, bytes]]]
+) -> dict[str, str]:
+    hashes = {}
+    try:
+        for relative, content in make():
+            path = folder / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, content)
+            hashes[relative] = hashlib.sha256(content).hexdigest()
+        manifest = {"recipe": dict(recipe), "files": hashes}
+        write_atomic(folder / MANIFEST, json.dumps(manifest, indent=0, sort_keys=True).encode())  # last: vouches for all
+    except OSError as error:
+        raise OSError(f"DATASET.ROOT: cannot write {folder}: {error}") from error
+    return hashes
+
+
+def _read_manifest(folder: Path, recipe: Mapping[str, int | str]) -> tuple[dict[str, str], str]:
+    """Hashes by relative path, and why the files have to be made again ("" if all are as the manifest says)."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        known, files = manifest["recipe"], dict(manifest["files"])
+    except FileNotFoundError:
+        return {}, "first use"
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}, f"{MANIFEST} is unreadable"
+    if known != dict(recipe):
+        return {}, f"made by another recipe: {known}"
+    for relative, expected in files.items():
+        path = folder / relative
+        if not path.is_file():
+            return {}, f"{relative} is missing"
+        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            return {}, f"{relative} is broken"
+    return files, ""

@@ -1,0 +1,104 @@
+"""Scenes: one to three coloured sprites on a background, with boxes, masks and captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .backgrounds import COLOURS, Background, draw_background, random_background
+from .captions import caption_scene
+from .sprites import random_sprite
+
+SpriteSource = Callable[[np.random.Generator, int], tuple[str, np.ndarray]]
+_PLACE_ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One object of a scene.
+
+    Attributes:
+        name: Its name in the vocabulary, such as ``circle`` or ``digit three``.
+        colour: A key of ``COLOURS``.
+        box: Pixels, (x0, y0, x1, y1), upper bounds exclusive.
+        mask: Pixels the sprite touches, (H, W), bool.
+    """
+
+    name: str
+    colour: str
+    box: tuple[int, int, int, int]
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and all that is true of it: RGB image (H, W, 3) uint8, background, objects, captions."""
+
+    image: np.ndarray
+    background: Background
+    objects: tuple[SceneObject, ...]
+    captions: tuple[str, ...]
+
+
+def _overlaps(box: tuple[int, int, int, int], others: list[tuple[int, int, int, int]]) -> bool:
+    x0, y0, x1, y1 = box
+    return any(x0 < b[2] and b[0] < x1 and y0 < b[3] and b[1] < y1 for b in others)
+
+
+def _find_place(
+    rng: np.random.Generator, height: int, width: int, size_px: int, taken: list[tuple[int, int, int, int]]
+) -> tuple[int, int, int, int] | None:
+    for _ in range(_PLACE_ATTEMPTS):
+        x0 = int(rng.integers(2, size_px - width - 1))
+        y0 = int(rng.integers(2, size_px - height - 1))
+        box = (x0, y0, x0 + width, y0 + height)
+        if not _overlaps(box, taken):
+            return box
+    return None
+
+
+def _paint(image: np.ndarray, sprite: np.ndarray, box: tuple[int, int, int, int], colour: str) -> np.ndarray:
+    x0, y0, x1, y1 = box
+    window = image[y0:y1, x0:x1].astype(np.float32)
+    paint = np.asarray(COLOURS[colour], np.float32)
+    image[y0:y1, x0:x1] = np.round(window + sprite[..., None] * (paint - window)).astype(np.uint8)
+    mask = np.zeros(image.shape[:2], bool)
+    mask[y0:y1, x0:x1] = sprite > 0
+    return mask
+
+
+def generate_scene(
+    rng: np.random.Generator,
+    *,
+    sprite_source: SpriteSource = random_sprite,
+    background: Background | None = None,
+    size_px: int = 96,
+) -> Scene:
+    """Compose a scene.
+
+    Args:
+        rng: Source of all randomness.
+        sprite_source: Gives (name, coverage) for a height in pixels; the default draws printed things only.
+        background: What to paint first; None draws one.
+        size_px: Side of the picture in pixels.
+    Returns:
+        The scene; it has one to three objects, whose boxes do not overlap and whose colours differ from the
+        background's two.
+    """
+    background = background or random_background(rng)
+    image = draw_background(background, size_px)
+    free_colours = [name for name in COLOURS if name not in (background.main_colour, background.second_colour)]
+    objects: list[SceneObject] = []
+    for _ in range(int(rng.integers(1, 4))):
+        height = int(rng.integers(size_px * 3 // 10, size_px * 45 // 100))
+        name, sprite = sprite_source(rng, height)
+        box = _find_place(rng, *sprite.shape, size_px, [placed.box for placed in objects])
+        colour = str(rng.choice(free_colours))
+        if box is not None:
+            mask = _paint(image, sprite, box, colour)
+            objects.append(SceneObject(name=name, colour=colour, box=box, mask=mask))
+    facts = [(thing.name, thing.colour, thing.box) for thing in objects]
+    captions = caption_scene(facts, background.style, background.main_colour, rng)
+    return Scene(image=image, background=background, objects=tuple(objects), captions=tuple(captions))
