@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import tempfile
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,7 +215,7 @@ def _report_coverage(classnames: Sequence[str], per_class: Sequence[Sequence[str
 def _report_truncated(clip: "LoadedClip", texts: Sequence[str], tokens: Tensor) -> None:
     truncated = find_truncated(clip, texts, tokens)
     if truncated:
-        examples = "; ".join(repr(texts[i]) for i in truncated[:3])
+        examples = "; ".join(repr(textwrap.shorten(texts[i], 80)) for i in truncated[:3])
         logger.warning(
             "%d of %d texts are longer than %d tokens and lose their end, first: %s",
             len(truncated), len(texts), tokens.shape[1], examples,
