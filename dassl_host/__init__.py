@@ -13,11 +13,13 @@ import logging
 import os
 import sys
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 HOST_FOLDER = Path(__file__).resolve().parent
 CHOICES = ("auto", "bundled", "upstream")
+_UPSTREAM_OPTIONAL = ("wilds", "pandas")  # imported by upstream's WILDS data sets, with every other module
 _INSTALL_HINT = (
     "install it with `pip install -e . --no-build-isolation` in its checkout (Python <= 3.12), "
     "or put the checkout on PYTHONPATH (Python 3.13 and newer)"
@@ -91,25 +93,34 @@ def _imported_engine() -> Engine:
 
 
 def _import_upstream_guarded() -> None:
-    """Import upstream's engine without its two side effects: the need for `wilds`, and logging switched off."""
+    """Import upstream's engine without its side effects: the need for packages of single data sets, and logging switched off."""
     if "dassl.engine" in sys.modules:
         return
-    if "wilds" not in sys.modules and importlib.util.find_spec("wilds") is None:
-        sys.modules["wilds"] = _wilds_stub()
+    missing = [name for name in _UPSTREAM_OPTIONAL if name not in sys.modules and importlib.util.find_spec(name) is None]
     disabled_level = logging.root.manager.disable
+    sys.modules.update({name: _stand_in(name) for name in missing})
     try:
         importlib.import_module("dassl.engine")
     finally:
         logging.disable(disabled_level)
+        # Upstream's modules keep theirs; everyone else must go on seeing that the package is not there.
+        for name in missing:
+            del sys.modules[name]
 
 
-def _wilds_stub() -> types.ModuleType:
-    """Return a stand-in for the `wilds` package that complains when it is used, not when it is imported."""
-    stub = types.ModuleType("wilds", "Stand-in: the optional package `wilds` is not installed.")
-    stub.__spec__ = importlib.machinery.ModuleSpec("wilds", loader=None)
-    stub.get_dataset = _missing_wilds
-    return stub
+def _stand_in(package: str) -> types.ModuleType:
+    """Return a module whose members complain when they are used, not when they are imported."""
 
+    def member(name: str) -> Callable[..., None]:
+        if name.startswith("__"):
+            raise AttributeError(name)
 
-def _missing_wilds(*args: object, **kwargs: object) -> None:
-    raise ImportError("this data set needs the package `wilds`: pip install wilds", name="wilds")
+        def use(*args: object, **kwargs: object) -> None:
+            raise ImportError(f"{package}.{name} is needed here, but {package} is not installed: pip install {package}", name=package)
+
+        return use
+
+    module = types.ModuleType(package)
+    module.__spec__ = importlib.machinery.ModuleSpec(package, loader=None)  # `find_spec` of an imported module insists on one
+    module.__getattr__ = member
+    return module
