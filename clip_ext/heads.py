@@ -56,11 +56,12 @@ class LogitScale(nn.Module):
 
     def forward(self) -> Tensor:
         """Return the factor, a scalar, fp32."""
-        if self.training:
-            # Projected in place: clamping the value alone would leave a parameter beyond the edge without gradient for good.
-            with torch.no_grad():
-                self.log_scale.clamp_(math.log(MIN_LOGIT_SCALE), math.log(MAX_LOGIT_SCALE))
-        return self.log_scale.exp().clamp(MIN_LOGIT_SCALE, MAX_LOGIT_SCALE)
+        if not self.training:
+            return self.log_scale.exp().clamp(MIN_LOGIT_SCALE, MAX_LOGIT_SCALE)
+        # Projected in place: a clamped value would leave a parameter at or beyond the edge without gradient for good.
+        with torch.no_grad():
+            self.log_scale.clamp_(math.log(MIN_LOGIT_SCALE), math.log(MAX_LOGIT_SCALE))
+        return self.log_scale.exp()
 
 
 def fit_text_classifier(
