@@ -66,7 +66,11 @@ def main(argv: list[str]) -> None:
     import datasets  # noqa: F401  (registers the data sets)
     from trainers import runs
 
-    runs.run(args, argv)
+    try:
+        cfg, folder = runs.prepare(args)
+    except (ValueError, OSError) as error:  # a mistake in the input: the message is all that helps
+        sys.exit(f"{type(error).__name__}: {error}")
+    runs.run(cfg, folder, args, argv)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 import random
 import tempfile
@@ -14,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_ROOT = "data"  # of the built-in data sets, below the working directory
 MANIFEST = "manifest.json"
+SUBSAMPLE_CHOICES = ("all", "base", "new")
 
 
 class Item(Datum):
@@ -53,8 +55,8 @@ class Item(Datum):
 
 
 def choose_few_shots(
-    train: Sequence[Datum], val: Sequence[Datum], *, shots: int, seed: int
-) -> tuple[list[Datum], list[Datum]]:
+    train: Sequence[Item], val: Sequence[Item], *, shots: int, seed: int
+) -> tuple[list[Item], list[Item]]:
     """Draw `shots` training items per class, then at most four validation items per class.
 
     The same items as CoOp chooses for this split and seed (`set_random_seed(seed)`, then `generate_fewshot_dataset` twice),
@@ -74,28 +76,56 @@ def choose_few_shots(
     return _draw_per_class(train, shots, rng), _draw_per_class(val, min(shots, 4), rng)
 
 
-def _draw_per_class(items: Sequence[Datum], count: int, rng: random.Random) -> list[Datum]:
-    by_class: dict[int, list[Datum]] = {}
+def _draw_per_class(items: Sequence[Item], count: int, rng: random.Random) -> list[Item]:
+    by_class: dict[int, list[Item]] = {}
     for item in items:
         by_class.setdefault(item.label, []).append(item)
-    chosen: list[Datum] = []
+    chosen: list[Item] = []
     for members in by_class.values():  # in order of first appearance, as CoOp draws
         chosen += rng.sample(members, count) if len(members) >= count else members
     return chosen
 
 
-def check_classes(name: str, classnames: Sequence[str], train: Iterable[Datum]) -> None:
+def subsample_classes(choice: str, *splits: Sequence[Item]) -> tuple[list[Item], ...]:
+    """Keep half of the classes, for base-to-new generalisation, and number them from 0.
+
+    Args:
+        choice: DATASET.SUBSAMPLE_CLASSES: `all`, `base` (the first ceil(C/2) of the sorted labels) or `new` (the rest).
+        splits: Lists of items; the labels of the first one decide.
+    Raises:
+        ValueError: If `choice` is another word.
+    """
+    if choice not in SUBSAMPLE_CHOICES:
+        raise ValueError(f"DATASET.SUBSAMPLE_CLASSES is {choice!r}; expected one of {', '.join(SUBSAMPLE_CHOICES)}")
+    if choice == "all":
+        return tuple(list(split) for split in splits)
+    labels = sorted({item.label for item in splits[0]})
+    half = math.ceil(len(labels) / 2)
+    kept = labels[:half] if choice == "base" else labels[half:]
+    new_label = {label: index for index, label in enumerate(kept)}
+    return tuple(
+        [
+            Item(item.impath, new_label[item.label], item.domain, item.classname, extras=item.extras)
+            for item in split
+            if item.label in new_label
+        ]
+        for split in splits
+    )
+
+
+def check_classes(name: str, train: Sequence[Datum], test: Sequence[Datum]) -> None:
     """Refuse a labelled classification set that cannot be learned from.
 
     Raises:
-        ValueError: If there is one class only, or classes have no training image (names them).
+        ValueError: If there is one class only, or classes without a training image (names them).
     """
-    if len(classnames) < 2:
-        raise ValueError(f"data set {name} has {len(classnames)} class {list(classnames)}; classification needs two")
-    seen = {item.label for item in train}
-    empty = [classname for label, classname in enumerate(classnames) if label not in seen]
-    if empty and seen != {-1}:
-        raise ValueError(f"data set {name}: no training image for {len(empty)} classes, first {empty[:5]}")
+    trained = {item.label for item in train}
+    classes = {item.label: item.classname for item in (*train, *test)}
+    if len(classes) < 2:
+        raise ValueError(f"data set {name} has one class only, {list(classes.values())}; classification needs two")
+    missing = [classname for label, classname in sorted(classes.items()) if label not in trained]
+    if missing:
+        raise ValueError(f"data set {name} has no training image of {len(missing)} classes: {missing[:5]}")
 
 
 def resolve_builtin_root(root: str, name: str) -> Path:

@@ -12,7 +12,14 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 from PIL import Image
 from yacs.config import CfgNode
 
-from datasets.base import Item, check_classes, choose_few_shots, ensure_files, resolve_builtin_root
+from datasets.base import (
+    Item,
+    check_classes,
+    choose_few_shots,
+    ensure_files,
+    resolve_builtin_root,
+    subsample_classes,
+)
 
 CLASSNAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -40,11 +47,10 @@ class HandwrittenDigits(DatasetBase):
     def __init__(self, cfg: CfgNode) -> None:
         folder = resolve_builtin_root(cfg.DATASET.ROOT, type(self).__name__) / self.dataset_dir
         splits = list_splits(folder, ensure_files(folder, RECIPE, render_digits))
-        train, val = choose_few_shots(
-            splits["train"], splits["val"], shots=cfg.DATASET.NUM_SHOTS, seed=cfg.SEED
-        )
-        check_classes(type(self).__name__, CLASSNAMES, train)
-        super().__init__(train_x=train, val=val, test=splits["test"])
+        train, val = choose_few_shots(splits["train"], splits["val"], shots=cfg.DATASET.NUM_SHOTS, seed=cfg.SEED)
+        train, val, test = subsample_classes(cfg.DATASET.SUBSAMPLE_CLASSES, train, val, splits["test"])
+        check_classes(type(self).__name__, train, test)
+        super().__init__(train_x=train, val=val, test=test)
 
 
 def render_digits() -> Iterable[tuple[str, bytes]]:

@@ -116,7 +116,7 @@ def _write(cfg: CfgNode, setting: Setting) -> None:
         nearest = _nearest(setting.key, [key for key, _ in flatten(cfg)])
         raise KeyError(f"there is no key {setting.key} (given {setting.value!r}){nearest}")
     elif isinstance(node[leaf], CfgNode):
-        raise TypeError(f"{setting.key} is {setting.value!r}; it holds keys ({', '.join(node[leaf])}), not a value")
+        raise TypeError(f"{setting.key} is {setting.value!r}; it holds further keys, not a value")
     else:
         node[leaf] = _coerce(setting.key, setting.value, node[leaf])
 

@@ -45,20 +45,32 @@ FLAG_KEYS = {
 }
 
 
-def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
-    """Do what one command line asks for: train, test a trained model, or only build.
+def prepare(args: argparse.Namespace) -> tuple[CfgNode, RunFolder]:
+    """Check everything that can be wrong with a command line before anything is built.
 
     Args:
         args: What `train.parse_args` returned.
-        argv: The words it was parsed from, for the record.
+    Returns:
+        The frozen configuration and the run folder, which exists and can be written.
     Raises:
-        ValueError, FileNotFoundError, FileExistsError: For a wrong configuration or run folder, before anything is built.
+        ValueError, OSError: For a wrong setting, file, or run folder, with a message for the user.
     """
     cfg = build_cfg(args)
     mode = "eval" if args.eval_only else "build" if args.no_train else "train"
     if mode == "train":
         check_resume(cfg, args.resume if args.resume in RESUME_CHOICES else "auto")
-    folder = RunFolder(cfg, mode)
+    return cfg, RunFolder(cfg, mode)
+
+
+def run(cfg: CfgNode, folder: RunFolder, args: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Train, test a trained model, or only build, and leave a record in the run folder.
+
+    Args:
+        cfg: From `prepare`.
+        folder: From `prepare`.
+        args: What `train.parse_args` returned.
+        argv: The words it was parsed from, for the record.
+    """
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
     with log_to(cfg.OUTPUT_DIR):
@@ -67,6 +79,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
         try:
             _build_and_run(cfg, args, folder, engine)
         except BaseException as error:  # an interrupted run has failed as well
+            logger.error("Run failed: %s: %s", type(error).__name__, error)
             folder.finish(error)
             raise
         folder.finish()
