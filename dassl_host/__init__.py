@@ -1,7 +1,7 @@
 """Find or provide the `dassl` package.
 
-Dassl (https://github.com/KaiyangZhou/Dassl.pytorch) is not on PyPI, so this folder carries an engine with the same public API,
-written from that API. An installed upstream Dassl is kept unless the environment variable `DASSL_HOST` says otherwise.
+Dassl (https://github.com/KaiyangZhou/Dassl.pytorch) is not on PyPI, so this folder carries an engine with the same public
+API, written from that API. An installed upstream Dassl is kept unless the environment variable `DASSL_HOST` says otherwise.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Engine:
 def ensure_dassl() -> Engine:
     """Make `import dassl` work and report which engine it yields.
 
-    The environment variable `DASSL_HOST` chooses: `auto` (default) keeps a `dassl` that is imported or can be found and falls
-    back to the bundled one, `bundled` and `upstream` force a side. Calling it again changes nothing.
+    The environment variable `DASSL_HOST` chooses: `auto` (default) keeps a `dassl` that is imported or can be found and
+    falls back to the bundled one, `bundled` and `upstream` force a side. Calling it again changes nothing.
 
     Raises:
         ValueError: If `DASSL_HOST` is none of the three.
@@ -93,10 +93,10 @@ def _imported_engine() -> Engine:
 
 
 def _import_upstream_guarded() -> None:
-    """Import upstream's engine without its side effects: the need for packages of single data sets, and logging switched off."""
+    """Import upstream's engine; packages that only single data sets need may be missing, and logging stays switched on."""
     if "dassl.engine" in sys.modules:
         return
-    missing = [name for name in _UPSTREAM_OPTIONAL if name not in sys.modules and importlib.util.find_spec(name) is None]
+    missing = [name for name in _UPSTREAM_OPTIONAL if name not in sys.modules and not importlib.util.find_spec(name)]
     disabled_level = logging.root.manager.disable
     sys.modules.update({name: _stand_in(name) for name in missing})
     try:
@@ -116,11 +116,11 @@ def _stand_in(package: str) -> types.ModuleType:
             raise AttributeError(name)
 
         def use(*args: object, **kwargs: object) -> None:
-            raise ImportError(f"{package}.{name} is needed here, but {package} is not installed: pip install {package}", name=package)
+            raise ImportError(f"{package}.{name} is used here; pip install {package}", name=package)
 
         return use
 
     module = types.ModuleType(package)
-    module.__spec__ = importlib.machinery.ModuleSpec(package, loader=None)  # `find_spec` of an imported module insists on one
+    module.__spec__ = importlib.machinery.ModuleSpec(package, loader=None)  # `find_spec` insists on one
     module.__getattr__ = member
     return module

@@ -1,4 +1,7 @@
-"""`python -m dassl_host` prints the engine's folder; `python -m dassl_host SCRIPT ARGS...` runs a script with `dassl` ensured."""
+"""Run a script with `dassl` ensured: `python -m dassl_host SCRIPT ARGS...`.
+
+Without a script, print the folder that holds the bundled `dassl`.
+"""
 
 from __future__ import annotations
 

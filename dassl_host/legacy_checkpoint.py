@@ -1,8 +1,8 @@
 """Read checkpoint files without running anything they contain.
 
-Files written by the bundled engine hold plain data only. Upstream Dassl pickled live scheduler objects into its checkpoints, which
-`torch.load(weights_only=True)` refuses; the restricted reader here rebuilds tensors and plain containers and turns every other name
-into an inert record, so that those runs can be continued.
+Files written by the bundled engine hold plain data only. Upstream Dassl pickled live scheduler objects into its checkpoints,
+which `torch.load(weights_only=True)` refuses; the restricted reader here rebuilds tensors and plain containers and turns
+every other name into an inert record, so that those runs can be continued.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _load_legacy(fpath: str) -> Any:
     if isinstance(scheduler, dict) and _is_scheduler(scheduler.get("successor")):
         scheduler["successor"] = _plain_entries(scheduler["successor"].state)
     for place, record in _find_records(checkpoint, "checkpoint", set()):
-        raise pickle.UnpicklingError(f"{fpath} holds the object {record} at {place}; only tensors and plain data are read")
+        raise pickle.UnpicklingError(f"{fpath} holds the object {record} at {place}; expected tensors and plain data")
     return checkpoint
 
 

@@ -1,9 +1,9 @@
 """What a checkpoint holds, and how a run continues from it.
 
-Used by the bundled engine and, on upstream Dassl, by `trainers.compat`: both write the same files. A trainer is anything with
-Dassl's attributes (`_models`, `_optims`, `_scheds`, `best_result`, `max_epoch`); it may define `extra_state() -> dict` and
-`load_extra_state(dict)` for what else it must not lose (a loss scaler, averaged weights). Only numbers, strings, lists, dicts and
-tensors are stored, so that `torch.load(weights_only=True)` reads every file.
+The bundled engine uses this module; on upstream Dassl a repair module may, so that both write the same files. A trainer is
+anything with Dassl's attributes (`_models`, `_optims`, `_scheds`, `best_result`, `max_epoch`); it may define
+`extra_state() -> dict` and `load_extra_state(dict)` for what else it must not lose (a loss scaler, averaged weights). Only
+numbers, strings, lists, dicts and tensors are stored, so that `torch.load(weights_only=True)` reads every file.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def collect_trainer_state(trainer: Any) -> dict[str, Any]:
 def restore_trainer_state(trainer: Any, state: Mapping[str, Any] | None) -> None:
     """Give `trainer` back what `collect_trainer_state` took; None (a file of upstream's) changes nothing.
 
-    The generators wait until `restore_rng`: building loaders and writers between here and the first epoch may draw from them.
+    The generators wait until `restore_rng`, since whatever runs between here and the first epoch may draw from them.
 
     Raises:
         ValueError: If the state has another format.
@@ -132,7 +132,8 @@ def resume_trainer(trainer: Any, directory: str) -> int:
     names = list(trainer._models)
     if not names or not all(os.path.exists(os.path.join(directory, name)) for name in names):
         if getattr(getattr(trainer, "cfg", None), "RESUME", ""):
-            raise FileNotFoundError(f"RESUME is {directory!r}, but it has no checkpoints of {', '.join(names) or 'any model'}")
+            wanted = ", ".join(names) or "any model"
+            raise FileNotFoundError(f"RESUME is {directory!r}, but it has no checkpoints of {wanted}")
         print("No checkpoint found, train from scratch")
         return 0
     print(f"Found checkpoint at {directory} (will resume training)")
@@ -152,7 +153,7 @@ def load_latest(folder: str) -> dict[str, Any]:
     """
     pointer = os.path.join(folder, POINTER)
     if not os.path.isfile(pointer):
-        raise FileNotFoundError(f"{folder} has no file `{POINTER}` naming its latest checkpoint; present: {_present(folder)}")
+        raise FileNotFoundError(f"{folder} lacks the file `{POINTER}` that names its latest; present: {_present(folder)}")
     with open(pointer, encoding="utf-8") as file:
         return load_checkpoint(os.path.join(folder, file.readline().strip()))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 if __name__ != "dassl":
     # A second copy of the package would build a second set of registries.
-    raise ImportError(f"import this package as `dassl`, not as `{__name__}`; `dassl_host.ensure_dassl()` makes it importable")
+    raise ImportError(f"import this package as `dassl`, not as `{__name__}`; call `dassl_host.ensure_dassl()` first")
 
 # A script or a loader worker may have been given this folder alone; the engine also needs `dassl_host` by its name.
 if importlib.util.find_spec("dassl_host") is None:

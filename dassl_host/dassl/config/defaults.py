@@ -1,4 +1,7 @@
-"""Default values of the 135 keys of Dassl 0.6.3. The set is closed: other packages add their own nodes, never keys here."""
+"""Default values of the 135 keys of Dassl 0.6.3.
+
+The set is closed: other packages add keys of their own to a copy, never here.
+"""
 
 from yacs.config import CfgNode as CN
 

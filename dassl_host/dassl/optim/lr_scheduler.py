@@ -24,7 +24,12 @@ class _WarmupScheduler(LRScheduler):
     """
 
     def __init__(
-        self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, last_epoch: int = -1, verbose: bool = False
+        self,
+        optimizer: Optimizer,
+        successor: LRScheduler,
+        warmup_epoch: int,
+        last_epoch: int = -1,
+        verbose: bool = False,
     ) -> None:
         self.successor = successor
         self.warmup_epoch = warmup_epoch

@@ -51,7 +51,8 @@ def _staged_groups(model: nn.Module | Iterable[Any], optim_cfg: CfgNode) -> list
     names = [names] if isinstance(names, str) else names
     new = [param for name, child in model.named_children() if name in names for param in child.parameters()]
     if not new:
-        warnings.warn(f"OPTIM.NEW_LAYERS {list(names)} names no layer with parameters; OPTIM.STAGED_LR is useless", stacklevel=3)
+        message = f"OPTIM.NEW_LAYERS {list(names)} names no layer with parameters; OPTIM.STAGED_LR is useless"
+        warnings.warn(message, stacklevel=3)
     new_ids = {id(param) for param in new}
     base = [param for param in model.parameters() if id(param) not in new_ids]
     return [{"params": base, "lr": optim_cfg.LR * optim_cfg.BASE_LR_MULT}, {"params": new}]

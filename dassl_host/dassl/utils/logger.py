@@ -14,8 +14,8 @@ __all__ = ["Logger", "setup_logger"]
 class Logger:
     """A text stream that writes to the console and to a file.
 
-    Whatever else a stream offers (`isatty`, `fileno`, `encoding`) is the console's, so that libraries which look at stdout see a
-    real one; the console is never closed.
+    Whatever else a stream offers (`isatty`, `fileno`, `encoding`) is the console's, so that libraries which look at stdout
+    see a real one; the console is never closed.
 
     Args:
         fpath: File to create, UTF-8; None writes to the console only.
@@ -70,8 +70,8 @@ def setup_logger(output: str | None = None) -> None:
     """Copy stdout to a log file from now on.
 
     Args:
-        output: A path ending in .txt or .log is the file; any other path is a folder that gets `log.txt`. An existing file is
-            kept: the new name ends in the date and time. None changes nothing.
+        output: A path ending in .txt or .log is the file; any other path is a folder that gets `log.txt`. An existing
+            file is kept: the new name ends in the date and time. None changes nothing.
     """
     if output is None:
         return

@@ -36,7 +36,7 @@ class Registry:
 
     def _add(self, obj: Any, force: bool) -> Any:
         if obj.__name__ in self._obj_map and not force:
-            raise KeyError(f"{obj.__name__!r} is already in the {self._name} registry; register(force=True) replaces it")
+            raise KeyError(f"{obj.__name__!r} is already in the {self._name} registry; force=True replaces it")
         self._obj_map[obj.__name__] = obj
         return obj
 
@@ -47,7 +47,8 @@ class Registry:
             KeyError: If there is none.
         """
         if name not in self._obj_map:
-            raise KeyError(f"{name!r} is not in the {self._name} registry; registered: {', '.join(self._obj_map) or 'none'}")
+            registered = ", ".join(self._obj_map) or "nothing"
+            raise KeyError(f"{name!r} is not in the {self._name} registry; registered: {registered}")
         return self._obj_map[name]
 
     def registered_names(self) -> list[str]:

@@ -103,7 +103,8 @@ def resume_from_checkpoint(
     checkpoint = load_latest(fdir)
     differences = schedule_differences(scheduler, checkpoint)
     if differences:
-        raise ValueError("\n  ".join([f"cannot resume from {fdir}: the saved schedule is not the configured one", *differences]))
+        title = f"cannot resume from {fdir}: the saved schedule is not the configured one"
+        raise ValueError("\n  ".join([title, *differences]))
     restore_model(checkpoint, model, optimizer, scheduler)
     return checkpoint["epoch"]
 
