@@ -1,7 +1,7 @@
 """The text-trained classifier of LaFTer and the scale of its logits.
 
-LaFTer (Mirza et al., NeurIPS 2023): texts and images share CLIP's space, so a linear classifier trained on sentences about the classes
-also classifies images. Noise on the text features stands in for the gap between the two modalities.
+LaFTer (Mirza et al., NeurIPS 2023): texts and images share CLIP's space, so a linear classifier trained on sentences
+about the classes also classifies images. Noise on the text features stands in for the gap between the two modalities.
 """
 
 import logging
@@ -78,9 +78,9 @@ def fit_text_classifier(
 ) -> list[float]:
     """Train the classifier on the bank's texts, in place.
 
-    Every epoch is one full-batch AdamW step on the unit features plus fresh normal noise. The noise is larger than the signal (norm
-    about noise_std * sqrt(E), 2.26 for E = 512); that is intended, and the sum is not normalised again. It comes from a generator on
-    `device`, so that no global random state moves.
+    Every epoch is one full-batch AdamW step on the unit features plus fresh normal noise. The noise is larger than the
+    signal (norm about noise_std * sqrt(E), 2.26 for E = 512); that is intended, and the sum is not normalised again. It
+    comes from a generator on `device`, so that no global random state moves.
 
     Args:
         classifier: Moved to `device` and trained; C and E must be those of the bank.

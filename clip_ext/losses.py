@@ -1,7 +1,8 @@
 """Losses as pure functions of tensors, computed in fp32 (fp64 inputs stay fp64).
 
-Dual task (class + distribution): Yang, She, Sun, "Joint Image Emotion Classification and Distribution Learning via Deep CNN", IJCAI
-2017. Everything goes through log_softmax and xlogy, so zeros in targets and logit gaps of any size are legal.
+Dual task (class + distribution): Yang, She, Sun, "Joint Image Emotion Classification and Distribution Learning via Deep
+CNN", IJCAI 2017. Everything goes through log_softmax and xlogy, so zeros in targets and logit gaps of any size are
+legal.
 """
 
 import torch
@@ -40,8 +41,9 @@ def distribution_loss(
 ) -> Tensor:
     """Compare softmax(logits / tau) with a target distribution.
 
-    `ce` is tau^2 * cross-entropy, `kl` the same minus tau^2 * entropy of the target; both have the gradient tau * (softmax - target).
-    With tau 1 and targets of `soft_targets` without distribution, `ce` equals `F.cross_entropy` with label smoothing.
+    `ce` is tau^2 * cross-entropy, `kl` the same minus tau^2 * entropy of the target; both have the gradient tau *
+    (softmax - target). With tau 1 and targets of `soft_targets` without distribution, `ce` equals `F.cross_entropy`
+    with label smoothing.
 
     Args:
         logits: (B, C), or (S, B, C) for S stages that share the target.
@@ -105,7 +107,7 @@ def consistency_loss(
 
 
 def predict_distribution(logits: Tensor, temperature: float) -> Tensor:
-    """Return softmax(logits / tau), (..., C), fp32, with the tau of training: without it, logits trained at 16 look nearly one-hot."""
+    """Return softmax(logits / tau), (..., C), fp32; tau is that of training, else logits trained at 16 look one-hot."""
     return F.softmax(_full_precision(logits) / temperature, dim=-1)
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 def align_distribution(probs: Tensor, shares: Tensor, *, rounds: int = 10) -> Tensor:
     """Bend teacher probabilities until the classes get their shares (Sinkhorn).
 
-    A teacher that prefers some classes passes the preference on to its student; knowing the class shares, even only roughly, takes
-    it away. Each round scales the columns to the shares and then the rows to 1, so rows are exact and columns nearly so.
+    A teacher that prefers some classes passes the preference on to its student; knowing the class shares, even only
+    roughly, takes it away. Each round scales the columns to the shares and then the rows to 1, so rows are exact and
+    columns nearly so.
 
     Args:
         probs: Rows of probabilities, one per image of the whole set, (N, C).

@@ -1,7 +1,8 @@
 """Class names x templates x descriptions -> text features with labels and weights, cached by content.
 
-Every sentence is a training sample of the text classifier (LaFTer, NeurIPS 2023); nothing is averaged per class here. The cache key
-covers whatever can change a feature, so another backbone or one changed word is a miss, never a stale hit.
+Every sentence is a training sample of the text classifier (LaFTer, NeurIPS 2023); nothing is averaged per class here.
+The cache key covers whatever can change a feature, so another backbone or one changed word is a miss, never a stale
+hit.
 """
 
 import hashlib
@@ -101,20 +102,22 @@ def build_text_bank(
         classnames: C class names; underscores become spaces in the texts.
         templates: Texts with one `{}` for the class name.
         descriptions: Class name -> sentences; case, `_`, `-` and repeated spaces of the names do not count.
-        mode: `lafter` (descriptions + templates), `cls_only` (bare names), `single` (the zero-shot template), `templates_only`,
-            `descriptions_only`.
+        mode: `lafter` (descriptions + templates), `cls_only` (bare names), `single` (the zero-shot template),
+            `templates_only`, `descriptions_only`.
         zeroshot_template: Template of mode `single`.
         clean: Drop short, repeated and ambiguous descriptions.
         balance: Weight each text by 1 / (texts of its class), so that classes count equally.
         on_missing: `error`, or `templates`: a class without descriptions gets the templates alone.
-        descriptor_format: Frame for short descriptors, with `{class}` and `{descriptor}`; empty: descriptions are sentences.
+        descriptor_format: Frame for short descriptors, with `{class}` and `{descriptor}`; empty: descriptions are
+            sentences.
         keep_underscores: Keep underscores of class names in the texts.
         cache_dir: Folder of the feature cache; None: no cache.
         batch: Texts per forward, >= 1.
     Returns:
         The bank.
     Raises:
-        ValueError: If an argument is not allowed, two classes bear the same name, or classes have no text (lists all of them).
+        ValueError: If an argument is not allowed, two classes bear the same name, or classes have no text (lists all of
+            them).
     """
     _check_arguments(classnames, templates, mode, on_missing, descriptor_format)
     names = list(classnames) if keep_underscores else [name.replace("_", " ") for name in classnames]
@@ -123,7 +126,7 @@ def build_text_bank(
         sentences = _describe(classnames, names, descriptions or {}, clean, on_missing, descriptor_format)
     frames = {"cls_only": ["{}"], "single": [zeroshot_template], "descriptions_only": []}.get(mode, list(templates))
     per_class = []
-    for name, described in zip(names, sentences):
+    for name, described in zip(names, sentences, strict=True):
         # `descriptions_only` reaches the templates only for a class that has no description.
         used = frames if described or mode != "descriptions_only" else templates
         composed = [*described, *(frame.replace("{}", name) for frame in used)]
@@ -158,9 +161,13 @@ def _check_arguments(
     if on_missing not in ("error", "templates"):
         problems.append(f"TEXT.ON_MISSING is {on_missing!r}; expected one of error, templates")
     if descriptor_format and "{descriptor}" not in descriptor_format:
-        problems.append(f"TEXT.DESCRIPTOR_FORMAT is {descriptor_format!r}; expected a text with {{class}} and {{descriptor}}")
+        problems.append(
+            f"TEXT.DESCRIPTOR_FORMAT is {descriptor_format!r}; expected a text with {{class}} and {{descriptor}}"
+        )
     if (mode in ("lafter", "templates_only") or on_missing == "templates") and not templates:
-        problems.append(f"TEXT.TEMPLATES is empty, but TEXT.MODE {mode} with TEXT.ON_MISSING {on_missing} reads templates")
+        problems.append(
+            f"TEXT.TEMPLATES is empty, but TEXT.MODE {mode} with TEXT.ON_MISSING {on_missing} reads templates"
+        )
     if not classnames:
         problems.append("there are no class names")
     first_label: dict[str, int] = {}
@@ -185,14 +192,19 @@ def _describe(
         logger.info("descriptions of %d names that are no class are not used: %s", len(unknown), ", ".join(unknown))
     if descriptor_format:
         per_class = [
-            [descriptor_format.replace("{class}", name).replace("{descriptor}", descriptor) for descriptor in descriptors]
-            for name, descriptors in zip(names, per_class)
+            [
+                descriptor_format.replace("{class}", name).replace("{descriptor}", descriptor)
+                for descriptor in descriptors
+            ]
+            for name, descriptors in zip(names, per_class, strict=True)
         ]
     if clean:
         per_class, dropped = clean_sentences(per_class)
         if any(dropped.values()):
-            logger.info("descriptions dropped: %(short)d short, %(repeated)d repeated, %(shared)d of two classes", dropped)
-    missing = [name for name, sentences in zip(classnames, per_class) if not sentences]
+            logger.info(
+                "descriptions dropped: %(short)d short, %(repeated)d repeated, %(shared)d of two classes", dropped
+            )
+    missing = [name for name, sentences in zip(classnames, per_class, strict=True) if not sentences]
     if missing and on_missing == "error":
         raise ValueError(
             f"{len(missing)} of {len(classnames)} classes have no description: {', '.join(missing)}. Add them to "
@@ -208,7 +220,7 @@ def _report_coverage(classnames: Sequence[str], per_class: Sequence[Sequence[str
     if min(counts) == max(counts):
         logger.info("text bank: %d texts, %d for each of %d classes", sum(counts), counts[0], len(counts))
         return
-    coverage = ", ".join(f"{name} {count}" for name, count in zip(classnames, counts))
+    coverage = ", ".join(f"{name} {count}" for name, count in zip(classnames, counts, strict=True))
     logger.info("text bank: %d texts for %d classes: %s", sum(counts), len(counts), coverage)
 
 
@@ -223,7 +235,7 @@ def _report_truncated(clip: "LoadedClip", texts: Sequence[str], tokens: Tensor) 
 
 
 def _bank_key(clip: "LoadedClip", texts: Sequence[str], labels: Tensor, tokens: Tensor) -> str:
-    """Hash all that determines the features; the token ids stand for the tokenizer's word list, cleaning and context."""
+    """Hash all that determines the features; token ids stand for the tokenizer's word list, cleaning and context."""
     identity = {
         "code": CODE_VERSION,
         "texts": list(texts),
@@ -259,8 +271,10 @@ def _read_cache(path: Path, n_texts: int) -> Tensor | None:
         logger.warning("text cache %s is damaged (%s) and is rebuilt", path, error)
         return None
     # Unit norm is checked because flipped bytes inside the data pass safetensors' own check.
-    if features.ndim != 2 or len(features) != n_texts or not torch.allclose(
-        features.float().norm(dim=-1), torch.ones(n_texts), atol=1e-3
+    if (
+        features.ndim != 2
+        or len(features) != n_texts
+        or not torch.allclose(features.float().norm(dim=-1), torch.ones(n_texts), atol=1e-3)
     ):
         logger.warning("text cache %s does not hold %d unit features and is rebuilt", path, n_texts)
         return None

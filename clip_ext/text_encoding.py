@@ -1,7 +1,8 @@
 """Runs the text tower of an open_clip model in batches that are no longer than their longest text.
 
-open_clip's `encode_text` always computes the whole context (77 positions). With a causal mask, what follows a text's end token
-cannot reach its feature, so here the context is cut to the batch's longest end-of-text position; the features are the same.
+open_clip's `encode_text` always computes the whole context (77 positions). With a causal mask, what follows a text's
+end token cannot reach its feature, so here the context is cut to the batch's longest end-of-text position; the features
+are the same.
 """
 
 from collections.abc import Sequence
@@ -96,13 +97,13 @@ def find_truncated(clip: "LoadedClip", texts: Sequence[str], tokens: Tensor) -> 
     tower = getattr(clip.model, "text", clip.model)
     if _pool_type(tower) not in _END_POOLED:
         return []
-    # Only a text whose end token fills the context can have been cut; such a text is tokenised again with one more place.
+    # Only a text whose end token fills the context can have been cut; it is tokenised again with one more place.
     context = tokens.shape[1]
     full = (_end_positions(tower, tokens) == context - 1).nonzero().flatten().tolist()
     if not full:
         return []
     longer = _end_positions(tower, clip.tokenizer([texts[i] for i in full], context_length=context + 1))
-    return [i for i, end in zip(full, longer.tolist()) if end == context]
+    return [i for i, end in zip(full, longer.tolist(), strict=True) if end == context]
 
 
 def _pool_type(tower: nn.Module) -> str:

@@ -1,7 +1,8 @@
 """Reads templates and class descriptions from JSON and matches them with class names.
 
-Shipped files lie in `clip_ext/texts/{templates,descriptions}/*.json` and were written for this project. A user's own file may be the
-full form ({"source", "licence", "classes": {class: [...]}}) or the bare {class: [sentence, ...]} that LaFTer, CuPL and MPVR publish.
+Shipped files lie in `clip_ext/texts/{templates,descriptions}/*.json` and were written for this project. A user's own
+file may be the full form ({"source", "licence", "classes": {class: [...]}}) or the bare {class: [sentence, ...]} that
+LaFTer, CuPL and MPVR publish.
 """
 
 import json
@@ -102,8 +103,8 @@ def match_descriptions(
     """Sort descriptions by class.
 
     Returns:
-        Sentences per class in the order of `classnames` (empty lists where the file has none), and the file's keys that no
-        class bears.
+        Sentences per class in the order of `classnames` (empty lists where the file has none), and the file's keys that
+        no class bears.
     """
     by_name = {normalise_name(key): list(sentences) for key, sentences in descriptions.items()}
     wanted = [normalise_name(name) for name in classnames]
@@ -116,8 +117,8 @@ def clean_sentences(per_class: Sequence[Sequence[str]]) -> tuple[list[list[str]]
     """Drop what teaches a classifier nothing or the wrong thing; published files hold up to 5.6 % of it.
 
     Returns:
-        The kept sentences per class, and how many were dropped for which reason: `short` (under three words, bare numbering
-        included), `repeated` (inside one class), `shared` (found under two classes, dropped from both).
+        The kept sentences per class, and how many were dropped for which reason: `short` (under three words, bare
+        numbering included), `repeated` (inside one class), `shared` (found under two classes, dropped from both).
     """
     owners: dict[str, set[int]] = {}
     for label, sentences in enumerate(per_class):

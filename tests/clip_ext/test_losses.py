@@ -26,7 +26,9 @@ def test_soft_targets_without_a_needed_distribution_raises():
         soft_targets(LABEL, 3, lam=0.8)
 
 
-@pytest.mark.parametrize("kind, temperature, expected", [("ce", 1.0, 0.967606), ("kl", 16.0, 33.3306), ("kl", 12.0, 17.5742)])
+@pytest.mark.parametrize(
+    "kind, temperature, expected", [("ce", 1.0, 0.967606), ("kl", 16.0, 33.3306), ("kl", 12.0, 17.5742)]
+)
 def test_dual_task_golden_values(kind, temperature, expected):
     target = soft_targets(LABEL, 3, distribution=VOTES, lam=0.8)
     loss = distribution_loss(LOGITS, target, temperature=temperature, kind=kind)
@@ -69,7 +71,10 @@ def test_stages_share_the_target_and_are_averaged():
 
 
 def test_mask_takes_the_mean_over_the_rest():
-    logits, target = torch.randn(4, 3, generator=torch.Generator().manual_seed(3)), soft_targets(torch.tensor([0, 1, 2, 0]), 3)
+    logits, target = (
+        torch.randn(4, 3, generator=torch.Generator().manual_seed(3)),
+        soft_targets(torch.tensor([0, 1, 2, 0]), 3),
+    )
     mask = torch.tensor([True, False, True, False])
     assert torch.allclose(distribution_loss(logits, target, mask=mask), distribution_loss(logits[mask], target[mask]))
 
@@ -96,7 +101,9 @@ def test_consistency_golden_values_of_both_directions():
     assert both.item() == pytest.approx((0.537176 + 0.583815) / 2, abs=1e-5)
 
 
-@pytest.mark.parametrize("pairs, couples", [("all", [(0, 1), (0, 2), (1, 2)]), ("adjacent", [(0, 1), (1, 2)]), ("to_last", [(0, 2), (1, 2)])])
+@pytest.mark.parametrize(
+    "pairs, couples", [("all", [(0, 1), (0, 2), (1, 2)]), ("adjacent", [(0, 1), (1, 2)]), ("to_last", [(0, 2), (1, 2)])]
+)
 def test_consistency_pairs_equal_a_loop(pairs, couples):
     stages, tau = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(4)), 2.0
     expected = 0.0

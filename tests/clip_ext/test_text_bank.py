@@ -47,7 +47,7 @@ def count_forwards(clip, build):
 )
 def test_modes_compose_their_texts(clip, mode, expected):
     bank = build_text_bank(clip, NAMES, TEMPLATES, DESCRIPTIONS, mode=mode, zeroshot_template="this is a {}")
-    assert [text for text, label in zip(bank.texts, bank.labels) if label == 1] == expected
+    assert [text for text, label in zip(bank.texts, bank.labels, strict=True) if label == 1] == expected
     assert bank.features.shape == (len(bank.texts), 20) and bank.classnames == tuple(NAMES)
 
 
@@ -89,7 +89,10 @@ def test_on_missing_templates_fills_classes_without_descriptions(clip, mode, n_t
     caplog.set_level(logging.INFO)
     descriptions = {"cat": ["a pet with whiskers"], "unicorn": ["a horse with a horn"]}
     bank = build_text_bank(clip, NAMES, TEMPLATES, descriptions, mode=mode, on_missing="templates")
-    assert [text for text, label in zip(bank.texts, bank.labels) if label == 0] == ["a photo of a tree frog.", "a drawing of a tree frog."]
+    assert [text for text, label in zip(bank.texts, bank.labels, strict=True) if label == 0] == [
+        "a photo of a tree frog.",
+        "a drawing of a tree frog.",
+    ]
     assert "1 classes have no description and use templates alone: tree_frog" in caplog.text
     assert "1 names that are no class are not used: unicorn" in caplog.text
     assert "tree_frog 2, cat" in caplog.text

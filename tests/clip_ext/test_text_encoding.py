@@ -43,7 +43,9 @@ def test_encode_texts_equals_open_clip_at_clip_size():
 
 def test_encode_texts_runs_only_as_far_as_the_longest_text(clip):
     lengths = []
-    handle = clip.model.transformer.resblocks[0].register_forward_hook(lambda block, args, out: lengths.append(out.shape[1]))
+    handle = clip.model.transformer.resblocks[0].register_forward_hook(
+        lambda block, args, out: lengths.append(out.shape[1])
+    )
     encode_texts(clip, ["a red one", "a one"])
     handle.remove()
     assert lengths == [5]  # start, a, red, one, end

@@ -85,7 +85,9 @@ def test_descriptions_with_non_ascii_text_are_read_as_utf8(tmp_path):
 
 
 def test_match_descriptions_ignores_case_and_separators():
-    found, unknown = match_descriptions(["Tree_frog", "T-shirt"], {"tree  FROG": ["a"], "t shirt": ["b"], "other": ["c"]})
+    found, unknown = match_descriptions(
+        ["Tree_frog", "T-shirt"], {"tree  FROG": ["a"], "t shirt": ["b"], "other": ["c"]}
+    )
     assert found == [["a"], ["b"]]
     assert unknown == ["other"]
 
@@ -128,7 +130,7 @@ def test_shipped_descriptions_fit_the_context(path):
     config = SMALL_CLIP["text_cfg"] | {"context_length": limit + 1, "vocab_size": 4514 if tiny else 49408}
     tokenizer = build_clip(SMALL_CLIP | {"text_cfg": config}, name="small").tokenizer
     texts = [text for of_class in load_descriptions(path).values() for text in of_class]
-    too_long = [text for text, row in zip(texts, tokenizer(texts)) if row[-1] != 0]
+    too_long = [text for text, row in zip(texts, tokenizer(texts), strict=True) if row[-1] != 0]
     assert too_long == []
 
 
