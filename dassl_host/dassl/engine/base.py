@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,10 @@ class TrainerBase:
         if mode not in ("train", "test", "eval"):
             raise KeyError(f"mode is {mode!r}; expected train, test or eval")
         for name in self.get_model_names(names):
-            self._models[name].train(mode == "train")
+            if mode == "train":
+                self._models[name].train()
+            else:
+                self._models[name].eval()
 
     # Optimization
 
@@ -152,7 +156,7 @@ class TrainerBase:
         for name in self.get_model_names():
             save_checkpoint(
                 checkpoint_state(self, name, epoch, val_result),
-                f"{directory}/{name}",
+                os.path.join(directory, name),
                 is_best=is_best,
                 model_name=model_name,
             )

@@ -186,7 +186,8 @@ class SimpleTrainer(TrainerBase):
     def _choose_test_loader(self, split: str) -> tuple[str, DataLoader]:
         if split == "val" and self.val_loader is not None:
             return "val", self.val_loader
-        if split == "val" and self.cfg.TEST.FINAL_MODEL == "best_val":
+        selecting = split == "val" and self.cfg.TEST.FINAL_MODEL == "best_val"
+        if selecting and self.epoch == self.start_epoch:
             print("Warning: no val split: best_val selects on TEST")
         return "test", self.test_loader
 
