@@ -1,7 +1,8 @@
 """Find or provide the `dassl` package.
 
-Dassl (https://github.com/KaiyangZhou/Dassl.pytorch) is not on PyPI, so this folder carries an engine with the same public
-API, written from that API. An installed upstream Dassl is kept unless the environment variable `DASSL_HOST` says otherwise.
+Dassl (https://github.com/KaiyangZhou/Dassl.pytorch) is not on PyPI, so this folder carries an engine with the same
+public API, written from that API. An installed upstream Dassl is kept unless the environment variable `DASSL_HOST`
+says otherwise.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def _imported_engine() -> Engine:
 
 
 def _import_upstream_guarded() -> None:
-    """Import upstream's engine; packages that only single data sets need may be missing, and logging stays switched on."""
+    """Import upstream's engine; packages of single data sets may be missing, and logging stays switched on."""
     if "dassl.engine" in sys.modules:
         return
     missing = [name for name in _UPSTREAM_OPTIONAL if name not in sys.modules and not importlib.util.find_spec(name)]

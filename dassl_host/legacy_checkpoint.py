@@ -1,8 +1,8 @@
 """Read checkpoint files without running anything they contain.
 
-Files written by the bundled engine hold plain data only. Upstream Dassl pickled live scheduler objects into its checkpoints,
-which `torch.load(weights_only=True)` refuses; the restricted reader here rebuilds tensors and plain containers and turns
-every other name into an inert record, so that those runs can be continued.
+Files written by the bundled engine hold plain data only. Upstream Dassl pickled live scheduler objects into its
+checkpoints, which `torch.load(weights_only=True)` refuses; the restricted reader here rebuilds tensors and plain
+containers and turns every other name into an inert record, so that those runs can be continued.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """What a checkpoint holds, and how a run continues from it.
 
-The bundled engine uses this module; on upstream Dassl a repair module may, so that both write the same files. A trainer is
-anything with Dassl's attributes (`_models`, `_optims`, `_scheds`, `best_result`, `max_epoch`); it may define
-`extra_state() -> dict` and `load_extra_state(dict)` for what else it must not lose (a loss scaler, averaged weights). Only
-numbers, strings, lists, dicts and tensors are stored, so that `torch.load(weights_only=True)` reads every file.
+The bundled engine uses this module; on upstream Dassl a repair module may, so that both write the same files. A
+trainer is anything with Dassl's attributes (`_models`, `_optims`, `_scheds`, `best_result`, `max_epoch`); it may
+define `extra_state() -> dict` and `load_extra_state(dict)` for what else it must not lose (a loss scaler, averaged
+weights). Only numbers, strings, lists, dicts and tensors are stored, so that `torch.load(weights_only=True)` reads
+every file.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def load_latest(folder: str) -> dict[str, Any]:
     """
     pointer = os.path.join(folder, POINTER)
     if not os.path.isfile(pointer):
-        raise FileNotFoundError(f"{folder} lacks the file `{POINTER}` that names its latest; present: {_present(folder)}")
+        raise FileNotFoundError(f"{folder} has no pointer file `{POINTER}`; present: {_present(folder)}")
     with open(pointer, encoding="utf-8") as file:
         return load_checkpoint(os.path.join(folder, file.readline().strip()))
 

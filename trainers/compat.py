@@ -1,7 +1,7 @@
 """Repairs that upstream Dassl 0.6.3 needs on current PyTorch; nothing is done to the bundled engine.
 
-Numpy is not patched: upstream's `randaugment` and `*_policy` transforms need a name that numpy 1.24 removed, so asking for
-them becomes a clear error. Atomic writing of checkpoints stays an advantage of the bundled engine.
+Numpy is not patched: upstream's `randaugment` and `*_policy` transforms need a name that numpy 1.24 removed, so
+asking for them becomes a clear error. Atomic writing of checkpoints stays an advantage of the bundled engine.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _repair_warmup_state() -> None:
     schedulers._BaseWarmupScheduler.load_state_dict = _load_warmup_state
 
 
-# R3, R6: checkpoints (R4 is shared code) ---------------------------------------------------------------------------------------------
+# R3, R6: checkpoints (R4 is shared code) ------------------------------------------------------------------------------
 
 
 def _repair_load_checkpoint() -> None:

@@ -14,8 +14,8 @@ __all__ = ["Logger", "setup_logger"]
 class Logger:
     """A text stream that writes to the console and to a file.
 
-    Whatever else a stream offers (`isatty`, `fileno`, `encoding`) is the console's, so that libraries which look at stdout
-    see a real one; the console is never closed.
+    Whatever else a stream offers (`isatty`, `fileno`, `encoding`) is the console's, so that libraries which look at
+    stdout see a real one; the console is never closed.
 
     Args:
         fpath: File to create, UTF-8; None writes to the console only.

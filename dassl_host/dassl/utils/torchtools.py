@@ -40,7 +40,8 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint, then the file `checkpoint` that names it.
 
-    Each file appears complete or not at all: a crash or a full disk leaves the previous checkpoint and its pointer usable.
+    Each file appears complete or not at all: a crash or a full disk leaves the previous checkpoint and its pointer
+    usable.
 
     Args:
         state: Content; `epoch` counts finished epochs, `state_dict` holds the weights.
