@@ -8,8 +8,6 @@ hit.
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
 from torch import Tensor
 from torch.nn import functional as F
 
+from clip_ext.tensor_cache import cached_tensors
 from clip_ext.text_encoding import encode_texts, encode_tokens, find_truncated, release_text_tower
 from clip_ext.text_files import (
     DEFAULT_ZEROSHOT_TEMPLATE,
@@ -124,13 +120,12 @@ def build_text_bank(
     sentences: list[list[str]] = [[] for _ in names]
     if mode in ("lafter", "descriptions_only"):
         sentences = _describe(classnames, names, descriptions or {}, clean, on_missing, descriptor_format)
-    frames = {"cls_only": ["{}"], "single": [zeroshot_template], "descriptions_only": []}.get(mode, list(templates))
-    per_class = []
-    for name, described in zip(names, sentences, strict=True):
-        # `descriptions_only` reaches the templates only for a class that has no description.
-        used = frames if described or mode != "descriptions_only" else templates
-        composed = [*described, *(frame.replace("{}", name) for frame in used)]
-        per_class.append(list(dict.fromkeys(composed)) if clean else composed)
+    frames = {"cls_only": ["{}"], "single": [zeroshot_template], "descriptions_only": []}.get(mode, templates)
+    # Under `descriptions_only`, templates are reached only by a class that has no description.
+    per_class = [
+        _compose(name, described, frames if described or mode != "descriptions_only" else templates, clean)
+        for name, described in zip(names, sentences, strict=True)
+    ]
     _report_coverage(classnames, per_class)
 
     texts = [text for texts_of_class in per_class for text in texts_of_class]
@@ -140,9 +135,8 @@ def build_text_bank(
     _report_truncated(clip, texts, tokens)
     key = _bank_key(clip, texts, labels, tokens)
     features = _cached_features(clip, tokens, key, cache_dir, batch)
-    weights = torch.ones(len(texts))
-    if balance:
-        weights = len(texts) / (len(per_class) * counts[labels].float())
+    balanced = len(texts) / (len(per_class) * counts[labels].float())
+    weights = balanced if balance else torch.ones(len(texts))
     return TextBank(tuple(texts), labels, features, weights, key, tuple(classnames))
 
 
@@ -215,6 +209,12 @@ def _describe(
     return per_class
 
 
+def _compose(name: str, sentences: Sequence[str], frames: Sequence[str], clean: bool) -> list[str]:
+    """Return a class's sentences and filled templates; cleaned, each occurs once."""
+    texts = [*sentences, *(frame.replace("{}", name) for frame in frames)]
+    return list(dict.fromkeys(texts)) if clean else texts
+
+
 def _report_coverage(classnames: Sequence[str], per_class: Sequence[Sequence[str]]) -> None:
     counts = [len(texts) for texts in per_class]
     if min(counts) == max(counts):
@@ -248,46 +248,15 @@ def _bank_key(clip: "LoadedClip", texts: Sequence[str], labels: Tensor, tokens: 
 
 
 def _cached_features(clip: "LoadedClip", tokens: Tensor, key: str, cache_dir: str | Path | None, batch: int) -> Tensor:
+    def encode() -> dict[str, Tensor]:
+        return {"features": encode_tokens(clip.model, tokens, batch=batch)}
+
+    def is_valid(tensors: dict[str, Tensor]) -> bool:
+        # Unit norm is checked because flipped bytes inside the data pass safetensors' own check.
+        norms = tensors["features"].float().norm(dim=-1)
+        return norms.shape == (len(tokens),) and torch.allclose(norms, torch.ones(len(tokens)), atol=1e-3)
+
     if cache_dir is None:
-        return encode_tokens(clip.model, tokens, batch=batch)
+        return encode()["features"]
     path = Path(cache_dir) / f"text_bank-{key}.safetensors"
-    if path.exists():
-        features = _read_cache(path, len(tokens))
-        if features is not None:
-            logger.info("text cache hit: %s", path)
-            return features
-    else:
-        logger.info("text cache miss: encoding %d texts into %s", len(tokens), path)
-    features = encode_tokens(clip.model, tokens, batch=batch)
-    _write_atomically(path, save_safetensors({"features": features.contiguous()}))
-    return features
-
-
-def _read_cache(path: Path, n_texts: int) -> Tensor | None:
-    """Read (T, E) features, or return None with a notice if the file is damaged."""
-    try:
-        features = load_safetensors(path.read_bytes())["features"]
-    except (SafetensorError, KeyError, OSError, ValueError) as error:
-        logger.warning("text cache %s is damaged (%s) and is rebuilt", path, error)
-        return None
-    # Unit norm is checked because flipped bytes inside the data pass safetensors' own check.
-    if (
-        features.ndim != 2
-        or len(features) != n_texts
-        or not torch.allclose(features.float().norm(dim=-1), torch.ones(n_texts), atol=1e-3)
-    ):
-        logger.warning("text cache %s does not hold %d unit features and is rebuilt", path, n_texts)
-        return None
-    return features
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write through a temporary file beside `path`, so that a reader or a crash never meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem[:16], suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    return cached_tensors(path, encode, is_valid=is_valid, content="text features")["features"]

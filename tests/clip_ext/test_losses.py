@@ -134,6 +134,25 @@ def test_predict_distribution_golden_value_shows_why_temperature_stays():
     assert torch.allclose(soft, torch.tensor([[0.6, 0.3, 0.1]]), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"lam": 0.7}, {"smoothing": 0.2}, {"temperature": 2.0}, {"mask": torch.tensor([True, False])}, {"weight": 0.5}]
+    + [{"pairs": "to_last"}, {"cons_temperature": 2.0}, {"detach": False}, {"symmetric": True}],
+    ids=lambda change: next(iter(change)),
+)
+def test_defect_13_every_setting_of_a_loss_changes_the_gradient(change):
+    def gradient(lam=0.2, smoothing=0.0, temperature=1.0, mask=None, weight=0.1, cons_temperature=1.0, **consistency):
+        stages = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(7)).requires_grad_()
+        votes = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.4, 0.4, 0.1, 0.1]])
+        target = soft_targets(torch.tensor([0, 1]), 4, smoothing=smoothing, distribution=votes, lam=lam)
+        loss = distribution_loss(stages[-1], target, temperature=temperature, mask=mask)
+        loss = loss + weight * consistency_loss(stages, temperature=cons_temperature, **consistency)
+        loss.backward()
+        return stages.grad
+
+    assert (gradient(**change) - gradient()).abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("gap", [200.0, 1e4])
 def test_defect_16_large_logit_gaps_and_zero_targets_stay_finite(gap):
     logits = torch.tensor([[gap, 0.0, -gap], [0.0, gap, 0.0]], requires_grad=True)

@@ -130,9 +130,9 @@ def test_second_build_makes_no_text_forward(clip, tmp_path, caplog):
         banks.append(build_text_bank(clip, NAMES, TEMPLATES, DESCRIPTIONS, cache_dir=tmp_path))
 
     assert count_forwards(clip, build) == 1
-    assert "text cache miss" in caplog.text and "text cache hit" not in caplog.text
+    assert "text features: cache miss" in caplog.text and "cache hit" not in caplog.text
     assert count_forwards(clip, build) == 0
-    assert "text cache hit" in caplog.text
+    assert "text features: cache hit" in caplog.text
     assert torch.equal(banks[0].features, banks[1].features) and banks[0].key == banks[1].key
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
 
