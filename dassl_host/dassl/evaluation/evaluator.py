@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 from collections import OrderedDict
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -83,8 +85,7 @@ class Classification(EvaluatorBase):
         """
         if self._total == 0:
             raise ValueError("No image was evaluated; check TEST.SPLIT and DATASET.NAME")
-        from sklearn.metrics import f1_score
-
+        f1_score = _import_metrics().f1_score
         results = OrderedDict()
         results["accuracy"] = 100.0 * self._correct / self._total
         results["error_rate"] = 100.0 - results["accuracy"]
@@ -124,9 +125,17 @@ class Classification(EvaluatorBase):
 
     def _save_confusion_matrix(self) -> None:
         """Write the matrix, rows normalised over the true class, as a tensor: numpy arrays fail under weights_only."""
-        from sklearn.metrics import confusion_matrix
-
+        confusion_matrix = _import_metrics().confusion_matrix
         matrix = torch.from_numpy(confusion_matrix(self._y_true, self._y_pred, normalize="true"))
         path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
         torch.save(matrix, path)
         print(f"Confusion matrix is saved to {path}")
+
+
+def _import_metrics() -> ModuleType:
+    """Import scikit-learn's metrics on first use, unseen by a seeded run: the import draws from Python's generator."""
+    state = random.getstate()
+    from sklearn import metrics
+
+    random.setstate(state)
+    return metrics
