@@ -1,5 +1,8 @@
 """Classification evaluator: printed block, metrics, files."""
 
+import os
+import subprocess
+import sys
 import types
 
 import pytest
@@ -55,6 +58,31 @@ def test_macro_f1_counts_only_labels_that_occur():
     evaluator = Classification(make_cfg())
     evaluator.process(torch.eye(4)[[0, 3]], torch.tensor([0, 0]))
     assert evaluator.evaluate()["macro_f1"] == pytest.approx(100 * 2 / 3)
+
+
+def test_metrics_equal_scikit_learns(tmp_path):
+    metrics = pytest.importorskip("sklearn.metrics")
+    cfg = make_cfg(COMPUTE_CMAT=True)
+    cfg.OUTPUT_DIR = str(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 6, (60,), generator=generator)  # class 6 is predicted, but never true
+    logits = torch.rand(60, 7, generator=generator)
+    evaluator = Classification(cfg)
+    evaluator.process(logits, labels)
+    predicted = logits.argmax(dim=1)
+    macro_f1 = metrics.f1_score(labels, predicted, average="macro", labels=labels.unique())
+    assert evaluator.evaluate()["macro_f1"] == pytest.approx(100 * macro_f1)
+    matrix = torch.from_numpy(metrics.confusion_matrix(labels, predicted, normalize="true"))
+    assert torch.allclose(torch.load(tmp_path / "cmat.pt", weights_only=True), matrix)
+
+
+def test_evaluation_draws_from_no_generator():
+    code = (
+        "import random; from test_evaluator import *; evaluator = Classification(make_cfg());"
+        "feed_first_class_always(evaluator); state = random.getstate(); evaluator.evaluate();"
+        "assert random.getstate() == state"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
 
 
 def test_reset_forgets_earlier_batches():

@@ -85,12 +85,11 @@ class Classification(EvaluatorBase):
         """
         if self._total == 0:
             raise ValueError("No image was evaluated; check TEST.SPLIT and DATASET.NAME")
-        f1_score = _import_metrics().f1_score
+        labels, codes = torch.unique(torch.tensor([self._y_true, self._y_pred]), return_inverse=True)
         results = OrderedDict()
         results["accuracy"] = 100.0 * self._correct / self._total
         results["error_rate"] = 100.0 - results["accuracy"]
-        seen = sorted(set(self._y_true))
-        results["macro_f1"] = 100.0 * float(f1_score(self._y_true, self._y_pred, average="macro", labels=seen))
+        results["macro_f1"] = _macro_f1(codes, len(labels))
         print(
             "=> result\n"
             f"* total: {self._total:,}\n"
@@ -100,14 +99,14 @@ class Classification(EvaluatorBase):
             f"* macro_f1: {results['macro_f1']:.1f}%"
         )
         if self.cfg.TEST.PER_CLASS_RESULT:
-            results["perclass_accuracy"] = self._evaluate_classes(seen)
+            results["perclass_accuracy"] = self._evaluate_classes()
         if self.cfg.TEST.COMPUTE_CMAT:
-            self._save_confusion_matrix()
+            self._save_confusion_matrix(codes, len(labels))
         return results
 
-    def _evaluate_classes(self, labels: list[int]) -> float:
+    def _evaluate_classes(self) -> float:
         """Print the per-class block and return the mean of the classes' accuracies, percent."""
-        hits: dict[int, list[bool]] = {label: [] for label in labels}
+        hits: dict[int, list[bool]] = {label: [] for label in sorted(set(self._y_true))}
         for label, predicted in zip(self._y_true, self._y_pred):
             hits[label].append(label == predicted)
         print("=> per-class result")
@@ -123,19 +122,27 @@ class Classification(EvaluatorBase):
         print(f"* average: {average:.1f}%")
         return average
 
-    def _save_confusion_matrix(self) -> None:
+    def _save_confusion_matrix(self, codes: torch.Tensor, n_labels: int) -> None:
         """Write the matrix, rows normalised over the true class, as a tensor: numpy arrays fail under weights_only."""
-        confusion_matrix = _import_metrics().confusion_matrix
-        matrix = torch.from_numpy(confusion_matrix(self._y_true, self._y_pred, normalize="true"))
+        true, predicted = codes
+        counts = torch.bincount(true * n_labels + predicted, minlength=n_labels**2).view(n_labels, n_labels).double()
         path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
-        torch.save(matrix, path)
+        torch.save(counts / counts.sum(dim=1, keepdim=True).clamp(min=1), path)
         print(f"Confusion matrix is saved to {path}")
 
 
-def _import_metrics() -> ModuleType:
-    """Import scikit-learn's metrics on first use, unseen by a seeded run: the import draws from Python's generator."""
-    state = random.getstate()
-    from sklearn import metrics
+def _macro_f1(codes: torch.Tensor, n_labels: int) -> float:
+    """Return the mean F1 of the classes that occur among the true labels, percent.
 
-    random.setstate(state)
-    return metrics
+    Equals scikit-learn's, which is not used: importing it in the first evaluation draws from Python's generator, so a
+    resumed run would not equal an uninterrupted one.
+
+    Args:
+        codes: True and predicted classes, (2, N), in [0, n_labels).
+    """
+    true, predicted = codes
+    n_true = torch.bincount(true, minlength=n_labels)
+    n_predicted = torch.bincount(predicted, minlength=n_labels)
+    n_hits = torch.bincount(true[true == predicted], minlength=n_labels)
+    f1 = 2.0 * n_hits.double() / (n_true + n_predicted)
+    return 100.0 * f1[n_true > 0].mean().item()
