@@ -1,0 +1,67 @@
+"""Every shipped YAML file, with every other: it merges, and its trainer accepts it."""
+
+from pathlib import Path
+
+import pytest
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.engine import TRAINER_REGISTRY
+from yacs.config import CfgNode
+
+import datasets  # noqa: F401  (registers the data sets)
+import train
+from trainers import runs
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+DATASETS = sorted((CONFIGS / "datasets").rglob("*.yaml"))
+TRAINERS = sorted((CONFIGS / "trainers").rglob("*.yaml"))
+
+
+def trainer_of(path: Path) -> str:
+    """The registered trainer whose name, in snake case, is the file's folder."""
+    folder = path.relative_to(CONFIGS / "trainers").parts[0]
+    (name,) = [name for name in TRAINER_REGISTRY.registered_names() if name.lower() == folder.replace("_", "")]
+    return name
+
+
+def config(dataset: Path, trainer: Path) -> CfgNode:
+    words = ["--dataset-config-file", str(dataset), "--config-file", str(trainer), "--trainer", trainer_of(trainer)]
+    return runs.build_cfg(train.parse_args([*words, "USE_CUDA", "false"]))
+
+
+def test_there_are_configs_for_every_trainer_of_ours() -> None:
+    import trainers
+
+    assert {trainer_of(path) for path in TRAINERS} == set(trainers.__all__)
+
+
+@pytest.mark.parametrize("dataset", DATASETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("trainer", TRAINERS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_config_merges_and_its_trainer_accepts_it(dataset: Path, trainer: Path) -> None:
+    cfg = config(dataset, trainer)
+    trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    trainer_class.check_cfg(object.__new__(trainer_class), cfg)  # Dassl calls it before the instance has attributes
+
+
+@pytest.mark.parametrize("dataset", DATASETS, ids=lambda path: path.stem)
+def test_dataset_file_sets_the_name_of_a_registered_set_only(dataset: Path) -> None:
+    settings, problems = runs.read_yaml(str(dataset))
+    assert problems == []
+    assert [setting.key for setting in settings] == ["DATASET.NAME"]
+    assert settings[0].value in DATASET_REGISTRY.registered_names()
+
+
+@pytest.mark.parametrize("path", DATASETS + TRAINERS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_config_sets_nothing_that_belongs_to_the_run(path: Path) -> None:
+    settings, _ = runs.read_yaml(str(path))
+    own = {"SEED", "OUTPUT_DIR", "RESUME", "DATASET.ROOT"}
+    assert own & {setting.key for setting in settings} == set()
+
+
+@pytest.mark.parametrize("trainer", TRAINERS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_config_header_shows_a_command_that_parses_and_names_this_file(trainer: Path) -> None:
+    head = " ".join(line.strip("# \\\n") for line in trainer.read_text("utf-8").splitlines() if line.startswith("#"))
+    command = head[head.index("python train.py") :].split()[2:]
+    args = train.parse_args(command)
+    assert args.trainer == trainer_of(trainer)
+    assert args.config_file == trainer.relative_to(CONFIGS.parent).as_posix()
+    assert (CONFIGS.parent / args.dataset_config_file).is_file()

@@ -1,0 +1,111 @@
+"""Who may import whom (the arrows of the design), who may print, and how long the entry point is. Read from the source."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+OURS = {"benchmarks", "clip_ext", "dassl", "dassl_host", "datasets", "predict", "scripts", "tests", "train", "trainers"}
+
+# Package -> which of ours it may import, besides itself. Entry points (train.py, scripts, benchmarks, tests) may import all.
+ALLOWED = {
+    "clip_ext": set(),
+    "dassl_host": {"dassl"},
+    "datasets": {"clip_ext", "dassl", "dassl_host"},
+    "trainers": {"clip_ext", "dassl", "dassl_host"},
+}
+PRINTING = ("dassl_host", "scripts", "benchmarks")  # the engine's log lines are printed; command lines talk to a person
+
+
+def sources(*folders: str) -> Iterator[tuple[str, ast.Module]]:
+    """Yield (path, syntax tree) of every Python file below the folders."""
+    for folder in folders:
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            yield path.relative_to(REPOSITORY).as_posix(), ast.parse(path.read_text("utf-8"))
+
+
+def imported_modules(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Yield (dotted module, line) of every import, also those inside functions, and of `importlib.import_module("...")`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module or "", node.lineno
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) == "import_module":
+            yield from ((arg.value, node.lineno) for arg in node.args if isinstance(arg, ast.Constant))
+
+
+def forbidden_imports(package: str, tree: ast.Module) -> list[str]:
+    tops = [(module.split(".")[0], line) for module, line in imported_modules(tree)]
+    return [f"line {line}: {top}" for top, line in tops if top in OURS - ALLOWED[package] - {package}]
+
+
+def prints(tree: ast.Module) -> list[int]:
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+
+
+def registered_classes(tree: ast.Module) -> list[ast.ClassDef]:
+    return [
+        node
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and any("TRAINER_REGISTRY" in ast.unparse(d) for d in node.decorator_list)
+    ]
+
+
+def foreign_trainers(tree: ast.Module, trainer_modules: set[str]) -> list[str]:
+    """Names imported from another trainer's module that are no parent of a class here."""
+    parents = {ast.unparse(base) for node in tree.body if isinstance(node, ast.ClassDef) for base in node.bases}
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module in trainer_modules]
+    return [f"{node.module}.{alias.name}" for node in imports for alias in node.names if alias.name not in parents]
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_package_imports_along_the_arrows_only(package: str) -> None:
+    wrong = {path: found for path, tree in sources(package) if (found := forbidden_imports(package, tree))}
+    assert wrong == {}
+
+
+def test_the_bundled_engine_is_importable_as_dassl_only() -> None:
+    wrong = {
+        path: [line for module, line in imported_modules(tree) if module.startswith("dassl_host.dassl")]
+        for path, tree in sources("dassl_host", "trainers", "datasets", "clip_ext")
+    }
+    assert {path: lines for path, lines in wrong.items() if lines} == {}
+
+
+def test_a_trainer_imports_another_only_as_its_parent() -> None:
+    trees = {path: tree for path, tree in sources("trainers") if registered_classes(tree)}
+    modules = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): tree for path, tree in trees.items()}
+    assert modules
+    wrong = {name: found for name, tree in modules.items() if (found := foreign_trainers(tree, set(modules) - {name}))}
+    assert wrong == {}
+
+
+def test_packages_log_and_only_engine_and_command_lines_print() -> None:
+    folders = [folder for folder in ALLOWED if folder not in PRINTING]
+    entry = [("train.py", ast.parse((REPOSITORY / "train.py").read_text("utf-8")))]
+    wrong = {path: lines for path, tree in [*sources(*folders), *entry] if (lines := prints(tree))}
+    assert wrong == {}
+
+
+def test_train_stays_under_120_lines() -> None:
+    assert len((REPOSITORY / "train.py").read_text("utf-8").splitlines()) < 120
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["import datasets.base", "from datasets import base", "def f():\n    from dassl.engine import TrainerX",
+     "import importlib\nimportlib.import_module('trainers.lafter')", "import numpy, train"],
+)  # fmt: skip
+def test_the_rule_sees_a_forbidden_import_in_any_form(line: str) -> None:
+    assert forbidden_imports("clip_ext", ast.parse(line))
+    assert forbidden_imports("clip_ext", ast.parse("import torch, clip_ext.stages")) == []
+
+
+def test_the_rules_see_a_print_and_a_borrowed_trainer() -> None:
+    assert prints(ast.parse("def f():\n    print(1)")) == [2]
+    borrowed = "from trainers.lafter import LaFTer, helper\nclass Mine(LaFTer): pass"
+    assert foreign_trainers(ast.parse(borrowed), {"trainers.lafter"}) == ["trainers.lafter.helper"]
