@@ -61,7 +61,7 @@ class NeighbourhoodGaussian(nn.Module):
         learned = torch.tensor([row for row, stage in enumerate(stages) if len(stage) > 1], dtype=torch.long)
         self.register_buffer("_learned", learned, persistent=False)  # stages with something to weigh
         if mode == "gaussian" and len(learned):
-            self.rho = nn.Parameter(torch.full((len(learned),), math.log(math.expm1(sigma_init - sigma_min))))
+            self.rho = nn.Parameter(torch.full((len(learned),), _invert_softplus(sigma_init - sigma_min)))
         if mode == "free" and len(learned):
             self.register_buffer("_free", member & (member.sum(dim=1, keepdim=True) > 1), persistent=False)
             self.logits = nn.Parameter(-delta[self._free].square() / 2)
@@ -92,6 +92,11 @@ class NeighbourhoodGaussian(nn.Module):
             raise ValueError(f"got features of {len(u)} blocks; expected {len(self.blocks)}: {self.blocks}")
         with torch.autocast(u.device.type, enabled=False):
             return torch.tensordot(self.weights(), u.float(), dims=1)
+
+
+def _invert_softplus(x: float) -> float:
+    """log(exp(x) - 1), without overflow."""
+    return x + math.log(-math.expm1(-x))
 
 
 def _place_blocks(

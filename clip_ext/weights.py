@@ -50,6 +50,17 @@ def load_state_dict(path: Path) -> StateDict:
     content = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected a state dict")
+    return clean_state_dict(content, path)
+
+
+def clean_state_dict(content: Mapping[str, Tensor], path: Path) -> StateDict:
+    """Drop what is no weight of a CLIP: prefixes, OpenAI's size scalars, an equal second copy of the vision blocks.
+
+    Args:
+        path: Of the file it comes from, for messages.
+    Raises:
+        ValueError: If an entry is no tensor, or the second copy differs.
+    """
     state = {key.removeprefix("module."): value for key, value in content.items() if key not in _NOT_WEIGHTS}
     strangers = sorted(key for key, value in state.items() if not isinstance(value, Tensor))
     if strangers or not state:
