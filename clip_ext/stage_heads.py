@@ -1,0 +1,58 @@
+"""Trainable readouts and classifiers with one copy per stage, each stage's product batched with the others'."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clip_ext.towers import VisionTower
+
+
+class StageReadout(nn.Module):
+    """LayerNorm and projection per stage, starting as copies of a tower's final LayerNorm and projection.
+
+    A stage owns D * E + 2 D numbers, fp32.
+
+    Args:
+        tower: Supplies post-LN and projection; it is not changed.
+        n_stages: S.
+    """
+
+    def __init__(self, tower: VisionTower, n_stages: int) -> None:
+        super().__init__()
+        norm = tower.norms()["ln_post"]
+        with torch.no_grad():
+            # The projection is linear, so the unit matrix yields its weight whatever the tower's make.
+            projection = tower.project(torch.eye(tower.info.width, dtype=norm.weight.dtype, device=norm.weight.device))
+        self.eps = norm.eps
+        self.scale = nn.Parameter(norm.weight.detach().float().repeat(n_stages, 1))  # (S, D)
+        self.shift = nn.Parameter(norm.bias.detach().float().repeat(n_stages, 1))  # (S, D)
+        self.weight = nn.Parameter(projection.float().repeat(n_stages, 1, 1))  # (S, D, E)
+
+    def norms(self) -> list[nn.Parameter]:
+        """Return the LayerNorms' parameters."""
+        return [self.scale, self.shift]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map stage tokens (S, B, D), fp32, to the joint space, (S, B, E)."""
+        normed = F.layer_norm(x, x.shape[-1:], eps=self.eps)
+        return torch.bmm(torch.addcmul(self.shift[:, None], normed, self.scale[:, None]), self.weight)
+
+
+class StageClassifiers(nn.Module):
+    """One linear classifier per stage, without bias, fp32; the weight waits for a text-trained one.
+
+    Args:
+        n_stages: S.
+        n_classes: C.
+        embed_dim: E.
+    """
+
+    def __init__(self, n_stages: int, n_classes: int, embed_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(n_stages, n_classes, embed_dim))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map stage features (S, B, E) to unscaled logits (S, B, C)."""
+        return torch.bmm(features, self.weight.transpose(1, 2))

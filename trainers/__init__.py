@@ -1,0 +1,15 @@
+"""Trainers registered with Dassl. Importing this package makes sure that a `dassl` can be imported, and registers them all."""
+
+from dassl_host import ensure_dassl
+
+ensure_dassl()
+
+from trainers import compat  # noqa: E402  (the engine must be found first)
+
+compat.apply()
+
+from trainers.hybrid_cascade_lafter import HybridCascadeLaFTer  # noqa: E402
+from trainers.lafter import LaFTer  # noqa: E402
+from trainers.zeroshot_clip import ZeroshotCLIP  # noqa: E402
+
+__all__ = ["HybridCascadeLaFTer", "LaFTer", "ZeroshotCLIP"]

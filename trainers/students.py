@@ -1,0 +1,133 @@
+"""The tuned model of the LaFTer family: a frozen CLIP tower with prompts, its own LayerNorms and a text-trained classifier.
+
+A student drives the CLIP's own blocks and never copies them. Its `adapt` holds exactly what trains, the tower's LayerNorms by
+reference, so Dassl's checkpoints hold nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clip_ext.heads import LogitScale, TextClassifier
+from clip_ext.towers import TowerInfo, build_tower
+from clip_ext.vision import ExtendedVisionTransformer
+from trainers.precision import full_precision
+
+
+@dataclass
+class Prediction:
+    """What a student says about B images; train and test read the same.
+
+    Attributes:
+        logits: (B, C), fp32.
+        stage_logits: Before fusion, (S, B, C), fp32; S = 1 without stages.
+        features: Final image features, (B, E), fp32, not normalised.
+    """
+
+    logits: Tensor
+    stage_logits: Tensor
+    features: Tensor
+
+
+def prompt_bound(info: TowerInfo) -> float:
+    """Return v of the prompts' initial U(-v, v): sqrt(6 / (3 p^2 + D)), LaFTer's rule with the real patch size p and width D."""
+    return math.sqrt(6.0 / (3 * info.patch_size**2 + info.width))
+
+
+class Adapt(nn.Module):
+    """Everything that trains, and nothing else.
+
+    Args:
+        info: Sizes of the tower.
+        norms: LayerNorms of the tower that reach the loss, by reference.
+        classifier: Of unit or raw features; None if a child brings another one.
+        prompt_tokens: P, rows of `prompts`; 0 = none.
+        scale_init: First logit scale; None: features are not normalised and there is no scale.
+    """
+
+    def __init__(
+        self, info: TowerInfo, norms: dict[str, nn.LayerNorm], classifier: nn.Module, *, prompt_tokens: int, scale_init: float | None
+    ) -> None:
+        super().__init__()
+        bound = prompt_bound(info)
+        self.prompts = nn.Parameter(torch.empty(prompt_tokens, info.width).uniform_(-bound, bound)) if prompt_tokens else None
+        self.norms = nn.ModuleDict({name.replace(".", "_"): norm for name, norm in norms.items()})
+        self.classifier = classifier
+        self.logit_scale = None if scale_init is None else LogitScale(scale_init)
+
+    def scalars(self) -> list[nn.Parameter]:
+        """Return the few numbers that weigh or scale, all without weight decay."""
+        return [] if self.logit_scale is None else list(self.logit_scale.parameters())
+
+
+class LaFTerStudent(nn.Module):
+    """CLIP tower with shallow prompts and a linear classifier on its final feature.
+
+    Args:
+        visual: The CLIP's vision tower, frozen; its LayerNorms become trainable.
+        n_classes: C.
+        prompt_tokens: P shallow prompts after CLS; 0 = none.
+        scale_init: First logit scale on unit features; None: raw features, no scale (LaFTer as published).
+        checkpoint: Recompute blocks in the backward pass.
+    """
+
+    def __init__(
+        self, visual: nn.Module, n_classes: int, *, prompt_tokens: int = 50, scale_init: float | None = None, checkpoint: bool = False
+    ) -> None:
+        super().__init__()
+        self.driver = ExtendedVisionTransformer(build_tower(visual))
+        self.checkpoint = checkpoint
+        tower = self.driver.tower
+        classifier = TextClassifier(n_classes, tower.info.embed_dim)
+        self.adapt = Adapt(tower.info, tower.norms(), classifier, prompt_tokens=prompt_tokens, scale_init=scale_init)
+
+    @property
+    def info(self) -> TowerInfo:
+        """Sizes of the tower."""
+        return self.driver.tower.info
+
+    @property
+    def prompts(self) -> dict[int, Tensor] | None:
+        """Prompts by the block they enter at, as the driver takes them."""
+        return None if self.adapt.prompts is None else {1: self.adapt.prompts}
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Classify normalised images, (B, 3, H, W), through prompts and classifier."""
+        features = self.driver(images, prompts=self.prompts, checkpoint=self._recomputes(), cls_only_last=True).features
+        with full_precision(images.device):
+            features = features.float()
+            logits = self.scaled(self.adapt.classifier(self.normalised(features)))
+        return Prediction(logits, logits[None], features)
+
+    def _recomputes(self) -> bool:
+        return self.checkpoint and torch.is_grad_enabled()
+
+    def normalised(self, features: Tensor) -> Tensor:
+        """Return unit features (..., E), or the features as they are if the student has no logit scale."""
+        return features if self.adapt.logit_scale is None else F.normalize(features, dim=-1)
+
+    def scaled(self, logits: Tensor) -> Tensor:
+        """Multiply logits by the learned scale, if there is one."""
+        return logits if self.adapt.logit_scale is None else logits * self.adapt.logit_scale()
+
+    def plain_features(self, images: Tensor) -> Tensor:
+        """Return unit features without prompts, last block only, (B, E), fp32: what the text classifier was trained for."""
+        return F.normalize(self.driver(images).features.float(), dim=-1)
+
+    def text_classifier_weight(self) -> Tensor:
+        """Return the weight that judges plain features, (C, E)."""
+        return self.adapt.classifier.weight
+
+    @torch.no_grad()
+    def set_classifier(self, weight: Tensor) -> None:
+        """Take over a text-trained weight, (C, E)."""
+        self.adapt.classifier.weight.copy_(weight)
+
+    def stage_weights(self) -> dict[str, list]:
+        """Return the weights inside and between stages as plain numbers for the report; empty without stages."""
+        return {}
