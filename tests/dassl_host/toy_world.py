@@ -1,13 +1,8 @@
-"""A data set of 8 x 8 images in three colours and a trainer that draws from every generator; works on both engines.
-
-As a command it trains one trainer, so that a test can compare engines, each in its own process:
-`python toy_world.py IMAGES OUTPUT TRAINER RESULT [KEY VALUE ...]` writes {"weights", "lrs", "losses", "best"} to RESULT.
-"""
+"""A data set of 8 x 8 images in three colours and a trainer that draws from every generator; works on both engines."""
 
 from __future__ import annotations
 
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -134,34 +129,3 @@ def train_once(cfg: Any, *, seed: int = 1, stop_before_epoch: int = -1) -> Train
     except KeyboardInterrupt:
         trainer.close_writer()
     return trainer
-
-
-def summarise(trainer: TrainerX) -> dict[str, Any]:
-    """Return what two equal runs must have in common, as plain values and tensors."""
-    return {
-        "weights": {name: model.state_dict() for name, model in trainer._models.items()},
-        "lrs": getattr(trainer, "lrs", []),
-        "losses": getattr(trainer, "losses", []),
-        "best": float(trainer.best_result),
-    }
-
-
-def main(argv: list[str]) -> None:
-    """Train, interrupted before epoch STOP if the pair `STOP n` is among the options, and write the summary."""
-    images, output, name, result, *pairs = argv
-    options = dict(zip(pairs[::2], pairs[1::2]))
-    stop = int(options.pop("STOP", -1))
-    seed = int(options.pop("START_SEED", 1))
-    import foreign_trainers  # registers its trainers
-
-    if ensure_dassl().side == "upstream":
-        import trainers  # noqa: F401  (its compat module repairs upstream on current torch)
-    cfg = make_cfg(Path(images), Path(output), name, options)
-    run = foreign_trainers.DRIVERS.get(name, train_once)
-    trainer = run(cfg) if run is not train_once else train_once(cfg, seed=seed, stop_before_epoch=stop)
-    torch.save(summarise(trainer), result)
-
-
-if __name__ == "__main__":
-    sys.modules["toy_world"] = sys.modules["__main__"]  # so that foreign_trainers meets the same classes
-    main(sys.argv[1:])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 from collections import OrderedDict
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
