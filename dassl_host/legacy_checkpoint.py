@@ -27,7 +27,7 @@ def load_checkpoint(fpath: str) -> Any:
     Raises:
         ValueError: If `fpath` is None.
         FileNotFoundError: If there is no such file.
-        pickle.UnpicklingError: If the file holds objects other than data (names the first one).
+        pickle.UnpicklingError: If the file is damaged, or holds objects other than data (names the first one).
     """
     if fpath is None:
         raise ValueError("the checkpoint path is None; expected a file")
@@ -37,6 +37,8 @@ def load_checkpoint(fpath: str) -> Any:
         return torch.load(fpath, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         return _load_legacy(fpath)
+    except (EOFError, RuntimeError) as error:  # an empty file, a zip archive cut short
+        raise pickle.UnpicklingError(f"cannot read {fpath} as a checkpoint: {error}") from error
 
 
 def _load_legacy(fpath: str) -> Any:

@@ -21,6 +21,13 @@ sys.path.append(str(Path(__file__).parent))
 ensure_dassl()
 
 
+@pytest.fixture(autouse=True)
+def _needs_bundled_in_process(request: pytest.FixtureRequest) -> None:
+    """Skip what tests the bundled engine in this process if another engine is installed and kept here."""
+    if ensure_dassl().side == "upstream" and "run_on" not in request.fixturenames:
+        pytest.skip("this process holds upstream Dassl; DASSL_HOST=bundled tests the bundled engine")
+
+
 @pytest.fixture(scope="session")
 def toy_root(tmp_path_factory) -> Path:
     """Folder with the images of the toy data set."""
