@@ -26,7 +26,7 @@ from trainers import precision
 from trainers.config import problems_with_choices
 from trainers.image_cache import ImageCache
 from trainers.schedules import build_schedule, resolve_schedule
-from trainers.views import RECIPES, View, build_strong_view, build_train_views
+from trainers.views import RECIPES, View, build_strong_view
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Target(Tensor):
     facts: Mapping[str, Any]
 
     @classmethod
-    def of(cls, labels: Tensor, **facts: Any) -> "Target":
+    def of(cls, labels: Tensor, **facts: Any) -> Target:
         """Return `labels` with facts attached."""
         target = labels.as_subclass(cls)
         target.facts = facts
@@ -118,7 +118,9 @@ class TunedTrainer(TrainerX):
         problems += precision.problems_with_precision(node.PREC, f"{name}.PREC", use_cuda=cfg.USE_CUDA)
         for key, expected in (("K_TRANSFORMS", 1), ("RETURN_IMG0", False)):
             if cfg.DATALOADER[key] != expected:
-                problems.append(f"DATALOADER.{key} is {cfg.DATALOADER[key]}; expected {expected}: views are the trainer's (AUGMENT)")
+                problems.append(
+                    f"DATALOADER.{key} is {cfg.DATALOADER[key]}; expected {expected}: views are the trainer's (AUGMENT)"
+                )
         return problems
 
     def register_trainables(self, adapt: nn.Module, groups: Sequence[ParameterGroup]) -> None:
@@ -164,7 +166,11 @@ class TunedTrainer(TrainerX):
         for group in self.groups:
             count = sum(p.numel() for p in group.parameters)
             logger.info(
-                "Trainable: %s, %s numbers, lr x %g, weight decay %g", group.name, f"{count:,}", group.lr_mult, group.weight_decay
+                "Trainable: %s, %s numbers, lr x %g, weight decay %g",
+                group.name,
+                f"{count:,}",
+                group.lr_mult,
+                group.weight_decay,
             )
         logger.info("Trainable in all: %s numbers", f"{sum(p.numel() for p in self.adapt.parameters()):,}")
 

@@ -127,7 +127,9 @@ class HybridCascadeLaFTer(LaFTer):
         problems, name = super().config_problems(cfg), f"TRAINER.{self.node_name()}"
         node = cfg.TRAINER[self.node_name()]
         if node.NGA_SIGMA_INIT <= node.NGA_SIGMA_MIN:
-            problems.append(f"{name}.NGA_SIGMA_INIT is {node.NGA_SIGMA_INIT}; expected more than NGA_SIGMA_MIN {node.NGA_SIGMA_MIN}")
+            problems.append(
+                f"{name}.NGA_SIGMA_INIT is {node.NGA_SIGMA_INIT}; expected more than NGA_SIGMA_MIN {node.NGA_SIGMA_MIN}"
+            )
         return problems
 
     def build_student(self) -> HybridCascadeStudent:

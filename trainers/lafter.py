@@ -88,9 +88,7 @@ class LaFTer(CLIPTrainer):
         self.register_trainables(self.student.adapt, self.trainable_groups())
         # The frozen teacher sees through these even after a resume has put tuned values into the tower.
         trained = {id(p) for p in self.student.adapt.norms.parameters()}
-        self._first_norms = {
-            name: p.detach().clone() for name, p in self.student.driver.named_parameters() if id(p) in trained
-        }
+        self._first_norms = {name: p.detach().clone() for name, p in self.student.driver.named_parameters() if id(p) in trained}
         self._has_text_classifier = False
         self._best_proxy = self._test_max = (-1.0, 0)  # (figure, finished epochs)
         self.report = RunReport(self.output_dir)

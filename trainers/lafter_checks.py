@@ -21,7 +21,9 @@ def find_problems(cfg: CfgNode, node_name: str) -> list[str]:
 def _label_free_problems(cfg: CfgNode, name: str) -> list[str]:
     problems = []
     if cfg.DATASET.NUM_SHOTS >= 1:
-        problems.append(f"DATASET.NUM_SHOTS is {cfg.DATASET.NUM_SHOTS}: few-shot sampling reads labels, {name}.MODE pseudo must not")
+        problems.append(
+            f"DATASET.NUM_SHOTS is {cfg.DATASET.NUM_SHOTS}: few-shot sampling reads labels, {name}.MODE pseudo must not"
+        )
     if cfg.TEST.FINAL_MODEL == "best_val":
         problems.append(f"TEST.FINAL_MODEL is 'best_val', which reads labels; expected last_step, or {name}.SELECT proxy")
     return problems
@@ -31,9 +33,13 @@ def _teacher_problems(node: CfgNode, name: str) -> list[str]:
     problems = []
     if node.TEACHER == "shared":
         if node.AUGMENT not in ("auto", "two_crop"):
-            problems.append(f"{name}.AUGMENT is {node.AUGMENT!r}; TEACHER shared labels weak views online: expected auto or two_crop")
+            problems.append(
+                f"{name}.AUGMENT is {node.AUGMENT!r}; TEACHER shared labels weak views online: expected auto or two_crop"
+            )
         if node.DIST_ALIGN != "none":
-            problems.append(f"{name}.DIST_ALIGN is {node.DIST_ALIGN!r}; it needs the whole set: expected TEACHER frozen or self")
+            problems.append(
+                f"{name}.DIST_ALIGN is {node.DIST_ALIGN!r}; it needs the whole set: expected TEACHER frozen or self"
+            )
         if node.KEEP_SHARE < 1:
             problems.append(f"{name}.KEEP_SHARE is {node.KEEP_SHARE}; it needs the whole set: expected TEACHER frozen or self")
     if node.DIST_ALIGN == "shares" and not node.CLASS_SHARES:
@@ -50,7 +56,9 @@ def _schedule_problems(cfg: CfgNode, node: CfgNode, name: str) -> list[str]:
         problems.append(f"{name}.SCHEDULER is {node.SCHEDULER!r}; expected one of {known}")
     resolved = OLDER_SPELLINGS.get(node.SCHEDULER, node.SCHEDULER)
     if resolved.startswith("warmup") and node.PHASE == "both" and node.WARMUP_EPOCHS >= cfg.OPTIM.MAX_EPOCH:
-        problems.append(f"{name}.WARMUP_EPOCHS is {node.WARMUP_EPOCHS}; expected fewer than OPTIM.MAX_EPOCH {cfg.OPTIM.MAX_EPOCH}")
+        problems.append(
+            f"{name}.WARMUP_EPOCHS is {node.WARMUP_EPOCHS}; expected fewer than OPTIM.MAX_EPOCH {cfg.OPTIM.MAX_EPOCH}"
+        )
     if resolved == "dassl" and node.SCHEDULER_STEP != "epoch":
         problems.append(f"{name}.SCHEDULER_STEP is {node.SCHEDULER_STEP!r}; SCHEDULER dassl counts epochs: expected epoch")
     return problems

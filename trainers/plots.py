@@ -62,7 +62,7 @@ def draw_run(folder: str | Path, rows: Sequence[dict[str, Any]], confusions: Ten
     return written
 
 
-def _figure(columns: int, width: float = 5.0, height: float = 3.6) -> tuple["Figure", list["Axes"]]:
+def _figure(columns: int, width: float = 5.0, height: float = 3.6) -> tuple[Figure, list[Axes]]:
     # The object interface: pyplot would pick a global, possibly graphical backend.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -72,13 +72,13 @@ def _figure(columns: int, width: float = 5.0, height: float = 3.6) -> tuple["Fig
     return figure, [figure.add_subplot(1, columns, number + 1) for number in range(columns)]
 
 
-def _save(figure: "Figure", path: Path) -> Path:
+def _save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     return path
 
 
-def _draw_losses(rows: Sequence[dict[str, Any]]) -> "Figure":
+def _draw_losses(rows: Sequence[dict[str, Any]]) -> Figure:
     figure, (axes,) = _figure(1)
     epochs = [row["epoch"] for row in rows]
     for name in LOSS_NAMES:
@@ -89,7 +89,7 @@ def _draw_losses(rows: Sequence[dict[str, Any]]) -> "Figure":
     return figure
 
 
-def _draw_labels(rows: Sequence[dict[str, Any]]) -> "Figure":
+def _draw_labels(rows: Sequence[dict[str, Any]]) -> Figure:
     figure, (left, right) = _figure(2)
     epochs = [row["epoch"] for row in rows]
     for name, label in (
@@ -106,7 +106,7 @@ def _draw_labels(rows: Sequence[dict[str, Any]]) -> "Figure":
     return figure
 
 
-def _draw_stages(row: dict[str, Any]) -> "Figure":
+def _draw_stages(row: dict[str, Any]) -> Figure:
     figure, (left, right) = _figure(2)
     names = [f"{blocks[0]}-{blocks[-1]}" if len(blocks) > 1 else str(blocks[0]) for blocks in row["stages"]]
     left.bar(names, row["fusion"])
@@ -118,7 +118,7 @@ def _draw_stages(row: dict[str, Any]) -> "Figure":
     return figure
 
 
-def _draw_confusions(counts: Tensor, classnames: Sequence[str]) -> "Figure":
+def _draw_confusions(counts: Tensor, classnames: Sequence[str]) -> Figure:
     side = 3.0 + 0.25 * min(len(classnames), MAX_NAMED_CLASSES)
     figure, (axes,) = _figure(1, width=side + 0.8, height=side)
     shares = counts / counts.sum(dim=1, keepdim=True).clamp_min(1)

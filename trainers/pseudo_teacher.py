@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save_file
 from torch import Tensor
 
 from clip_ext.pseudo_labels import align_distribution, select_above, select_share_per_class
+from clip_ext.tensor_cache import cached_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +100,9 @@ class WholeSetTeacher:
         if self._current is None or self._every_epoch:
             self._current = self._make()
             counted = self._current.counted
-            logger.info("Pseudo-labels: %d images, %d count (%.1f%%)", len(counted), counted.sum(), 100 * counted.float().mean())
+            logger.info(
+                "Pseudo-labels: %d images, %d count (%.1f%%)", len(counted), counted.sum(), 100 * counted.float().mean()
+            )
 
     def label(self, index: Tensor, weak: Tensor | None) -> PseudoLabels:
         """See `PseudoTeacher`."""
@@ -146,8 +146,16 @@ def resolve_shares(align: str, class_shares: Sequence[float], n_classes: int) ->
     return torch.tensor(list(class_shares), dtype=torch.float32)
 
 
-def label_key(*, weights: str, classifier: Tensor, preprocessing: str, paths: Sequence[str], root: str, shares: Tensor | None,
-              precision: str) -> str:  # fmt: skip
+def label_key(
+    *,
+    weights: str,
+    classifier: Tensor,
+    preprocessing: str,
+    paths: Sequence[str],
+    root: str,
+    shares: Tensor | None,
+    precision: str,
+) -> str:
     """Return the hash of all that determines frozen labels, 64 hex digits.
 
     Args:
@@ -175,7 +183,7 @@ def label_key(*, weights: str, classifier: Tensor, preprocessing: str, paths: Se
 
 
 def cached_labels(folder: str | Path, key: str, count: int, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return (labels, confidence) from the cache, or make and store them.
+    """Return (labels, confidence), both (N,), from the cache, or make and store them.
 
     Args:
         folder: Of the cache files.
@@ -183,29 +191,14 @@ def cached_labels(folder: str | Path, key: str, count: int, make: Callable[[], t
         count: N, number of images.
         make: Called on a miss.
     """
-    path = Path(folder) / f"pseudo_labels-{key}.safetensors"
-    found = _read_labels(path, count) if path.exists() else None
-    if found is not None:
-        logger.info("pseudo-label cache hit: %s", path)
-        return found
-    logger.info("pseudo-label cache miss: labelling %d images into %s", count, path)
-    labels, confidence = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.part")
-    save_file({"labels": labels.contiguous(), "confidence": confidence.contiguous()}, temporary)
-    os.replace(temporary, path)
-    return labels, confidence
 
+    def is_valid(tensors: dict[str, Tensor]) -> bool:
+        return tensors["labels"].shape == (count,) and tensors["confidence"].shape == (count,)
 
-def _read_labels(path: Path, count: int) -> tuple[Tensor, Tensor] | None:
-    """Read a cache file, or return None with a notice if it is damaged."""
-    try:
-        data = load_safetensors(path.read_bytes())
-        labels, confidence = data["labels"], data["confidence"]
-    except (SafetensorError, KeyError, OSError, ValueError) as error:
-        logger.warning("pseudo-label cache %s is damaged (%s) and is rebuilt", path, error)
-        return None
-    if labels.shape != (count,) or confidence.shape != (count,):
-        logger.warning("pseudo-label cache %s does not hold %d labels and is rebuilt", path, count)
-        return None
-    return labels, confidence
+    found = cached_tensors(
+        Path(folder) / f"pseudo_labels-{key}.safetensors",
+        lambda: dict(zip(("labels", "confidence"), make(), strict=True)),
+        is_valid=is_valid,
+        content="pseudo-labels",
+    )
+    return found["labels"], found["confidence"]

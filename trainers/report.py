@@ -85,7 +85,14 @@ class RunReport:
         """
         health, labels = recorder.label_report(), recorder.labels()
         change = self._change_rate(labels)
-        row = {"epoch": epoch, **recorder.means(), **health.to_dict(), "change_rate": change, "proxy": health.proxy_score, **further}
+        row = {
+            "epoch": epoch,
+            **recorder.means(),
+            **health.to_dict(),
+            "change_rate": change,
+            "proxy": health.proxy_score,
+            **further,
+        }
         self._previous_labels = labels
         self.rows.append(row)
         self._log(row, n_classes=len(health.histogram))

@@ -71,7 +71,9 @@ def factor_of(name: str, *, warmup_epochs: int, max_epochs: int) -> Callable[[fl
     return functools.partial(warmup_cosine_factor, warmup_epochs=warmup_epochs, max_epochs=max_epochs)
 
 
-def build_schedule(optimizer: Optimizer, name: str, *, warmup_epochs: int, max_epochs: int, steps_per_epoch: int = 1) -> LambdaLR:
+def build_schedule(
+    optimizer: Optimizer, name: str, *, warmup_epochs: int, max_epochs: int, steps_per_epoch: int = 1
+) -> LambdaLR:
     """Return the `LambdaLR` that runs a schedule.
 
     Args:

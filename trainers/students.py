@@ -35,7 +35,7 @@ class Prediction:
 
 
 def prompt_bound(info: TowerInfo) -> float:
-    """Return v of the prompts' initial U(-v, v): sqrt(6 / (3 p^2 + D)), LaFTer's rule with the real patch size p and width D."""
+    """Return v of the prompts' initial U(-v, v): sqrt(6 / (3 p^2 + D)), LaFTer's rule for patch size p, width D."""
     return math.sqrt(6.0 / (3 * info.patch_size**2 + info.width))
 
 
@@ -51,7 +51,13 @@ class Adapt(nn.Module):
     """
 
     def __init__(
-        self, info: TowerInfo, norms: dict[str, nn.LayerNorm], classifier: nn.Module, *, prompt_tokens: int, scale_init: float | None
+        self,
+        info: TowerInfo,
+        norms: dict[str, nn.LayerNorm],
+        classifier: nn.Module,
+        *,
+        prompt_tokens: int,
+        scale_init: float | None,
     ) -> None:
         super().__init__()
         bound = prompt_bound(info)
@@ -77,7 +83,13 @@ class LaFTerStudent(nn.Module):
     """
 
     def __init__(
-        self, visual: nn.Module, n_classes: int, *, prompt_tokens: int = 50, scale_init: float | None = None, checkpoint: bool = False
+        self,
+        visual: nn.Module,
+        n_classes: int,
+        *,
+        prompt_tokens: int = 50,
+        scale_init: float | None = None,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         self.driver = ExtendedVisionTransformer(build_tower(visual))

@@ -77,19 +77,23 @@ def build_strong_view(recipe: str, *, size_px: int, mean: Sequence[float], std: 
         Transform of an RGB PIL image into a normalised float tensor, (3, size_px, size_px).
     """
     chosen = RECIPES[recipe]
-    return transforms.Compose([
-        *_geometry(chosen, size_px),
-        *_colour(chosen),
-        transforms.ToTensor(),
-        transforms.Normalize(mean, std),
-    ])
+    return transforms.Compose(
+        [
+            *_geometry(chosen, size_px),
+            *_colour(chosen),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )
 
 
 def _geometry(recipe: StrongRecipe, size_px: int) -> list[Callable]:
     interpolation = InterpolationMode(recipe.interpolation)
     steps: list[Callable] = []
     if recipe.degrees or recipe.shear:
-        steps.append(transforms.RandomAffine(recipe.degrees, shear=recipe.shear or None, interpolation=InterpolationMode.BILINEAR))
+        steps.append(
+            transforms.RandomAffine(recipe.degrees, shear=recipe.shear or None, interpolation=InterpolationMode.BILINEAR)
+        )
     steps.append(transforms.RandomResizedCrop(size_px, scale=recipe.scale, ratio=recipe.ratio, interpolation=interpolation))
     if recipe.flip_p:
         steps.append(transforms.RandomHorizontalFlip(recipe.flip_p))
