@@ -314,13 +314,20 @@ def _build_model(model_cfg: dict, seed: int) -> nn.Module:
 
 def _fill_weights(model: nn.Module, state: StateDict, path: Path) -> None:
     """Copy a state dict into the model; every tensor must fit."""
-    own_names = model.state_dict()
-    if "text.positional_embedding" in own_names and "positional_embedding" in state:
-        state = {name if name in own_names else f"text.{name}": tensor for name, tensor in state.items()}
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit its architecture: {error}") from error
+    own = model.state_dict()
+    if "text.positional_embedding" in own and "positional_embedding" in state:
+        state = {name if name in own else f"text.{name}": tensor for name, tensor in state.items()}
+    problems = {
+        "missing": sorted(own.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - own.keys()),
+        "of another shape": sorted(
+            name for name, tensor in state.items() if name in own and tensor.shape != own[name].shape
+        ),
+    }
+    found = [f"{len(names)} tensors {kind} ({', '.join(names[:3])})" for kind, names in problems.items() if names]
+    if found:
+        raise ValueError(f"{path} does not fit its architecture: {'; '.join(found)}")
+    model.load_state_dict(state)
 
 
 def _build_tokenizer(text_cfg: Mapping, name: str = "", cache_dir: str | None = None) -> Tokenizer:

@@ -83,8 +83,8 @@ def _load_torch(path: Path) -> object:
         )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is damaged or holds more than tensors: {error}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError) as error:  # what torch raises for other bytes
+        raise ValueError(f"{path} is damaged or holds more than tensors: {type(error).__name__} {error}") from error
 
 
 def _is_torchscript(path: Path) -> bool:

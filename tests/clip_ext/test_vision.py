@@ -105,6 +105,20 @@ def test_prompt_mapping_of_the_caller_is_not_modified(vision, images) -> None:
     assert all(prompts[block] is prompt and torch.equal(prompt, copy) for block, (prompt, copy) in before.items())
 
 
+@pytest.mark.parametrize(("depth", "width", "embed_dim"), [(6, 32, 24), (12, 128, 40), (24, 32, 48)])
+@pytest.mark.parametrize(("family", "mode"), [("hybrid", "replace"), ("multilayer", "accumulate")])
+def test_stage_prompts_and_taps_on_any_tower(make_clip, images, depth, width, embed_dim, family, mode) -> None:
+    tower = build_tower(make_clip(depth=depth, width=width, embed_dim=embed_dim).model.visual)
+    stages = resolve_stages(family, depth, scheme="even" if family == "multilayer" else "auto")
+    prompts = {stage[0]: torch.zeros(2, width) for stage in stages}
+    blocks = [block for stage in stages for block in stage]
+    output = ExtendedVisionTransformer(tower)(images, prompts=prompts, prompt_mode=mode, taps=blocks)
+    assert output.features.shape == (3, embed_dim)
+    assert list(output.taps) == blocks and all(tap.shape == (3, width) for tap in output.taps.values())
+    n_prompts = 2 if mode == "replace" else 2 * len(stages)
+    assert output.layout == TokenLayout(1, n_prompts, N) and output.tokens.shape == (3, 1 + n_prompts + N, width)
+
+
 def test_taps_hold_only_what_was_asked_for_and_own_their_memory(vision, images) -> None:
     with torch.no_grad():
         taps = vision(images, taps=(2, 5)).taps
@@ -143,6 +157,16 @@ def test_checkpoint_gives_the_same_gradients_without_a_grad_input(vision, images
     for plain, recomputed in zip(*gradients, strict=True):
         assert plain.abs().sum() > 0
         assert_close(recomputed, plain, rtol=1e-5, atol=1e-8)
+
+
+def test_checkpoint_gives_gradients_to_norms_behind_a_frozen_input(vision, images) -> None:
+    for parameter in vision.parameters():
+        parameter.requires_grad_(False)
+    trained = [parameter for block in vision.tower.blocks for parameter in block.ln_1.parameters()]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    vision(images, checkpoint=True).features.square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in trained)
 
 
 def test_checkpoint_stores_fewer_activations(vision, images) -> None:
