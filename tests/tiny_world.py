@@ -1,0 +1,171 @@
+"""A world small enough for every test: a random 12-block CLIP of width 32 and a data set of eight coloured training images.
+
+Also run as a command in fresh processes: `python tiny_world.py CONFIG_YAML RUN_FOLDER EPOCH OUT_FILE` rebuilds a trainer, loads its
+weights and stores its logits of the test images.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY, Datum, DatasetBase
+from dassl.engine import build_trainer
+from dassl.utils import set_random_seed
+from PIL import Image
+from safetensors.torch import save_file
+from yacs.config import CfgNode
+
+import trainers
+from clip_ext.loader import build_clip
+from trainers.config import add_trainer_configs
+
+CLASSNAMES = ("red", "green", "blue")
+SIZES = {"train": 8, "val": 3, "test": 6}
+IMAGE_SIZE_PX = 32
+
+
+def clip_config(*, width: int = 32, depth: int = 12, embed_dim: int = 24) -> dict:
+    """Return open_clip's config of a tower with 16 patches and the word list of tiny12."""
+    return {
+        "embed_dim": embed_dim,
+        "vision_cfg": {
+            "image_size": IMAGE_SIZE_PX,
+            "layers": depth,
+            "width": width,
+            "head_width": 16,
+            "patch_size": 8,
+        },
+        "text_cfg": {"context_length": 32, "vocab_size": 4514, "width": 32, "heads": 2, "layers": 1},
+    }
+
+
+def write_world(folder: Path) -> Path:
+    """Write images, texts and the weights of the tiny CLIP; return the folder."""
+    rng = np.random.default_rng(0)
+    for split, size in SIZES.items():
+        for number in range(size):
+            label = number % len(CLASSNAMES)
+            pixels = rng.integers(0, 120, (IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3), dtype=np.uint8)
+            pixels[..., label] += 100
+            path = folder / "colours" / split / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    texts = {"zeroshot": "a photo of a {} thing.", "templates": ["a photo of a {} thing.", "a {} picture."], "text_epochs": 20}
+    (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+    write_clip(folder / "clip", clip_config())
+    return folder
+
+
+def write_clip(folder: Path, config: dict, seed: int = 0) -> str:
+    """Write a random CLIP as a folder that `load_clip` reads; return its name for `MODEL.BACKBONE.NAME`."""
+    folder.mkdir(parents=True)
+    clip = build_clip(config, name="tiny", seed=seed)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}), encoding="utf-8")
+    state = {name: value.contiguous() for name, value in clip.model.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    return f"local-dir:{folder}"
+
+
+class TinyColours(DatasetBase):
+    """Eight training, three validation and six test images of three colours."""
+
+    # Added to the training and validation labels: a label-free run must not notice.
+    label_shift = 0
+
+    def __init__(self, cfg: CfgNode) -> None:
+        root = Path(cfg.DATASET.ROOT) / "colours"
+        splits = {
+            split: [
+                Datum(
+                    impath=str(root / split / f"{number}.png"),
+                    label=(number + (0 if split == "test" else self.label_shift)) % len(CLASSNAMES),
+                    classname=CLASSNAMES[(number + (0 if split == "test" else self.label_shift)) % len(CLASSNAMES)],
+                )
+                for number in range(size)
+            ]
+            for split, size in SIZES.items()
+        }
+        super().__init__(train_x=splits["train"], val=splits["val"], test=splits["test"])
+
+
+if "TinyColours" not in DATASET_REGISTRY.registered_names():
+    DATASET_REGISTRY.register(TinyColours)
+
+
+def make_cfg(world: Path, output: Path, trainer: str, overrides: dict[str, Any] | None = None) -> CfgNode:
+    """Return the config of a short run on the CPU.
+
+    Args:
+        world: What `write_world` returned.
+        output: Run folder.
+        trainer: Registered name.
+        overrides: Dotted keys -> values; a key that starts with "." is below the trainer's node.
+    """
+    cfg = get_cfg_default()
+    add_trainer_configs(cfg)
+    node = f"TRAINER.{trainer.upper()}"
+    settings = {
+        "TRAINER.NAME": trainer,
+        "SEED": 1,
+        "USE_CUDA": False,
+        "OUTPUT_DIR": str(output),
+        "DATASET.NAME": "TinyColours",
+        "DATASET.ROOT": str(world),
+        "MODEL.BACKBONE.NAME": f"local-dir:{world / 'clip'}",
+        "DATALOADER.NUM_WORKERS": 0,
+        "DATALOADER.TRAIN_X.BATCH_SIZE": 4,
+        "DATALOADER.TEST.BATCH_SIZE": 5,
+        "OPTIM.NAME": "adamw",
+        "OPTIM.LR": 1e-3,
+        "OPTIM.WEIGHT_DECAY": 0.01,
+        "OPTIM.MAX_EPOCH": 2,
+        "TRAIN.CHECKPOINT_FREQ": 1,
+        f"{node}.TEXT.TEMPLATES": str(world / "texts.json"),
+        f"{node}.TEXT.MODE": "templates_only",
+        f"{node}.TEXT.CACHE_DIR": str(output.parent / "cache"),
+    }
+    if trainer != "ZeroshotCLIP":
+        settings |= {f"{node}.PROMPT_TOKENS": 3, f"{node}.WARMUP_EPOCHS": 1}
+    for key, value in (overrides or {}).items():
+        settings[f"{node}{key}" if key.startswith(".") else key] = value
+    cfg.merge_from_list([item for pair in settings.items() for item in pair])
+    cfg.freeze()
+    return cfg
+
+
+def build(cfg: CfgNode) -> Any:
+    """Seed everything and build the trainer, as a run does."""
+    set_random_seed(cfg.SEED)
+    return build_trainer(cfg)
+
+
+@torch.no_grad()
+def test_logits(trainer: Any) -> torch.Tensor:
+    """Return the logits of all test images, (N, C)."""
+    trainer.set_model_mode("eval")
+    return torch.cat([trainer.model_inference(trainer.parse_batch_test(batch)[0]) for batch in trainer.test_loader])
+
+
+test_logits.__test__ = False  # a helper, whatever its name suggests to pytest
+
+
+def main(config: str, run_folder: str, epoch: str, output: str) -> None:
+    """Rebuild, load, and store the logits."""
+    torch.set_num_threads(1)
+    cfg = get_cfg_default()
+    add_trainer_configs(cfg)
+    cfg.merge_from_file(config)
+    trainer = build(cfg)
+    trainer.load_model(run_folder, epoch=int(epoch))
+    save_file({"logits": test_logits(trainer).contiguous()}, output)
+
+
+if __name__ == "__main__":
+    assert trainers.__all__
+    main(*sys.argv[1:])
