@@ -68,9 +68,9 @@ def main(argv: list[str]) -> None:
 
     try:
         cfg, folder = runs.prepare(args)
-    except (ValueError, OSError) as error:  # a mistake in the input: the message is all that helps
+        runs.run(cfg, folder, args, argv)
+    except (ValueError, OSError) as error:  # a wrong setting, file or folder: the message helps, run.json has the traceback
         sys.exit(f"{type(error).__name__}: {error}")
-    runs.run(cfg, folder, args, argv)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from trainers import run_folder, runs
 REPOSITORY = Path(__file__).resolve().parent.parent
 PLUGIN = str(REPOSITORY / "tests" / "plugins" / "toy_plugin.py")
 DIGITS = str(REPOSITORY / "configs" / "datasets" / "handwritten_digits.yaml")
-SMALL = "DATASET.NAME ToyColours INPUT.SIZE (4,4) DATALOADER.NUM_WORKERS 0 DATALOADER.TRAIN_X.BATCH_SIZE 4".split()
+SMALL = "DATASET.NAME ToyColours INPUT.SIZE (4,4) INPUT.TRANSFORMS ('normalize',) DATALOADER.NUM_WORKERS 0".split()
+SMALL += ["DATALOADER.TRAIN_X.BATCH_SIZE", "4"]
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +123,15 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
 def test_missing_settings_file_ends_with_its_name_only() -> None:
     with pytest.raises(SystemExit, match="FileNotFoundError: .*nowhere.yaml"):
         train.main(["--config-file", "nowhere.yaml"])
+
+
+def test_unknown_names_are_reported_together_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        start(tmp_path / "run", "DATASET.NAME", "Digits", "TEST.EVALUATOR", "Guess", trainer="Hybrid")
+    assert re.search(r"TRAINER.NAME is 'Hybrid'; expected one of .*HybridCascadeLaFTer", stop.value.code)
+    assert re.search(r"DATASET.NAME is 'Digits'; expected one of .*HandwrittenDigits", stop.value.code)
+    assert "TEST.EVALUATOR is 'Guess'; expected one of Classification" in stop.value.code
+    assert not (tmp_path / "run").exists()
 
 
 def test_offline_tells_the_hub_clients_before_they_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,9 +288,11 @@ def test_eval_only_of_another_split_keeps_both_results(used: Path) -> None:
 
 
 def test_eval_only_without_a_model_is_an_error_for_a_trainer_that_needs_one(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="ToyTrainer needs a trained model.*--model-dir"):
+    with pytest.raises(SystemExit, match="ValueError: .*ToyTrainer needs a trained model.*--model-dir"):
         start(tmp_path / "run", "--eval-only")
-    assert read_json(tmp_path / "run" / "run.json")["status"] == "failed"
+    record = read_json(tmp_path / "run" / "run.json")
+    assert record["status"] == "failed"
+    assert any("_build_and_run" in line for line in record["traceback"])
 
 
 def test_eval_only_without_a_model_tests_a_trainer_that_needs_none(

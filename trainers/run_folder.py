@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -133,11 +134,12 @@ class RunFolder:
         )
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Close the record: finished, or failed with the error's text."""
+        """Close the record: finished, or failed with the error's text and traceback."""
         if error is None:
             self._update(status="finished")
         else:
-            self._update(status="failed", error=f"{type(error).__name__}: {error}")
+            lines = "".join(traceback.format_exception(error)).splitlines()
+            self._update(status="failed", error=f"{type(error).__name__}: {error}", traceback=lines)
 
     def record_results(self, trainer: Any) -> None:
         """From now on, every test of `trainer` also goes into results.json, in full precision.

@@ -17,7 +17,9 @@ from types import ModuleType
 
 import torch
 from dassl.config import clean_cfg, get_cfg_default
-from dassl.engine import build_trainer
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.evaluation import EVALUATOR_REGISTRY
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 from yacs.config import CfgNode
 
@@ -56,6 +58,7 @@ def prepare(args: argparse.Namespace) -> tuple[CfgNode, RunFolder]:
         ValueError, OSError: For a wrong setting, file, or run folder, with a message for the user.
     """
     cfg = build_cfg(args)
+    check_names(cfg)
     mode = "eval" if args.eval_only else "build" if args.no_train else "train"
     if mode == "train":
         check_resume(cfg, args.resume if args.resume in RESUME_CHOICES else "auto")
@@ -131,6 +134,26 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
         raise ValueError(f"{len(problems)} problem(s) in the configuration:\n  " + "\n  ".join(problems))
     cfg.freeze()
     return cfg
+
+
+def check_names(cfg: CfgNode) -> None:
+    """Refuse names that nobody registered, before anything is built.
+
+    Raises:
+        ValueError: With every unknown name, its key and the registered ones.
+    """
+    registries = {
+        "TRAINER.NAME": (cfg.TRAINER.NAME, TRAINER_REGISTRY),
+        "DATASET.NAME": (cfg.DATASET.NAME, DATASET_REGISTRY),
+        "TEST.EVALUATOR": (cfg.TEST.EVALUATOR, EVALUATOR_REGISTRY),
+    }
+    problems = [
+        f"{key} is {name!r}; expected one of {', '.join(sorted(registry.registered_names()))}"
+        for key, (name, registry) in registries.items()
+        if name not in registry.registered_names()
+    ]
+    if problems:
+        raise ValueError("\n  ".join([f"{len(problems)} unknown name(s):", *problems]))
 
 
 def command_line_settings(args: argparse.Namespace) -> list[Setting]:

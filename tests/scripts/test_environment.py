@@ -64,9 +64,8 @@ def test_environment_is_made_beside_scripts_from_any_folder_with_the_chosen_inte
     (checkout / "scripts" / "install.py").write_text("import sys; print('installing', sys.argv[1], sys.prefix)")
     (checkout / "setup.py").touch()
     command = f'source "{checkout}/scripts/env.sh"; prepare_env dev && echo "$ROOT|$VENV_PYTHON"'
-    done = subprocess.run(
-        ["bash", "-c", command], env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}, cwd="/", capture_output=True, text=True
-    )
+    environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(["bash", "-c", command], env=environment, cwd="/", capture_output=True, text=True)
     assert done.stdout.splitlines()[-2:] == [
         f"installing dev {checkout}/.venv",
         f"{checkout}|{checkout}/.venv/bin/python",
