@@ -208,9 +208,7 @@ def load_models(trainer: Any, directory: str, epoch: int | None = None) -> None:
         FileNotFoundError: If a file is missing (names the files that are there).
     """
     if not directory:
-        print(
-            "Note that load_model() is skipped as no pretrained model is given (ignore this if it's done on purpose)"
-        )
+        print("Note that load_model() is skipped as no pretrained model is given (ignore this if it's done on purpose)")
         return
     file_name = BEST_MODEL if epoch is None else f"{EPOCH_MODEL}{epoch}"
     paths = {name: os.path.join(directory, name, file_name) for name in trainer._models}

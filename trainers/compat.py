@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import dassl
 import numpy as np
 import torch
 from dassl.data.transforms import transforms
@@ -21,7 +22,6 @@ from dassl.optim import lr_scheduler as schedulers
 from dassl.utils import logger, torchtools
 from torch.optim.lr_scheduler import LRScheduler
 
-import dassl
 from dassl_host import trainer_state
 from dassl_host.legacy_checkpoint import load_checkpoint
 
@@ -130,7 +130,8 @@ def _train(self: TrainerBase, start_epoch: int, max_epoch: int) -> None:
     self.start_epoch, self.max_epoch = start_epoch, max_epoch
     self.before_train()
     trainer_state.restore_rng(self)
-    for self.epoch in range(self.start_epoch, self.max_epoch):
+    epochs = range(self.start_epoch, self.max_epoch)  # before_train may have moved the start
+    for self.epoch in epochs:
         self.before_epoch()
         self.run_epoch()
         self.after_epoch()

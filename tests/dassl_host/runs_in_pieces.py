@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from toy_world import NoisyToy, make_cfg, train_once
-
 from dassl.engine import TRAINER_REGISTRY
+from toy_world import NoisyToy, make_cfg, train_once
 
 MAX_EPOCH = 6
 COMPAT = Path(__file__).resolve().parents[2] / "trainers" / "compat.py"

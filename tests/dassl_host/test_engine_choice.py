@@ -119,9 +119,7 @@ def test_foreign_script_runs_with_its_own_packages_and_arguments(tmp_path):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("from dassl.config import get_cfg_default\nOWN = True\n")
     (tmp_path / "train.py").write_text(
-        "import sys, clip, trainers\n"
-        "assert __name__ == '__main__'\n"
-        "print(trainers.OWN, clip.OWN, sys.argv, sys.path[0])\n"
+        "import sys, clip, trainers\nassert __name__ == '__main__'\nprint(trainers.OWN, clip.OWN, sys.argv, sys.path[0])\n"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT), "DASSL_HOST": "auto"}
     command = [sys.executable, "-m", "dassl_host", "train.py", "--root", "data"]

@@ -39,9 +39,7 @@ class MLP(nn.Module):
         widths = [hidden_layers] if isinstance(hidden_layers, int) else list(hidden_layers)
         assert widths, "MODEL.HEAD.HIDDEN_LAYERS is empty; expected at least one width"
         if activation not in _ACTIVATIONS:
-            raise NotImplementedError(
-                f"MODEL.HEAD.ACTIVATION is {activation!r}; expected one of {', '.join(_ACTIVATIONS)}"
-            )
+            raise NotImplementedError(f"MODEL.HEAD.ACTIVATION is {activation!r}; expected one of {', '.join(_ACTIVATIONS)}")
         layers: list[nn.Module] = []
         for width in widths:
             layers.append(nn.Linear(in_features, width))
