@@ -239,6 +239,18 @@ def test_failed_run_says_so_and_keeps_its_checkpoint(tmp_path: Path) -> None:
     assert torch.load(folder / "toy" / "model.pth.tar-1", weights_only=True)["epoch"] == 1
 
 
+def test_record_of_the_built_in_digits_does_not_depend_on_where_they_lie(tmp_path: Path) -> None:
+    hashes = []
+    for place in ("here", "there"):
+        words = ["--import", PLUGIN, "--trainer", "ToyUntrained", "--dataset-config-file", DIGITS, "--no-train"]
+        words += ["--root", str(tmp_path / place / "data"), "--output-dir", str(tmp_path / place / "run")]
+        train.main([*words, "DATALOADER.NUM_WORKERS", "0"])
+        data = read_json(tmp_path / place / "run" / "run.json")["data"]
+        assert data["sizes"] == {"train_x": 1078, "train_u": 0, "val": 359, "test": 360}
+        hashes.append(data["hash"])
+    assert hashes[0] == hashes[1]
+
+
 def test_no_train_builds_and_writes_no_checkpoint(tmp_path: Path) -> None:
     start(tmp_path / "run", "--no-train")
     assert sorted(os.listdir(tmp_path / "run")) == ["config.yaml", "log.txt", "run.json"]
