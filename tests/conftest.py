@@ -12,7 +12,7 @@ import pytest
 from dassl_host import ensure_dassl
 
 # The helpers beside the tests are imported by name.
-sys.path.append(str(Path(__file__).parent))
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parent / "trainers")]
 ensure_dassl()
 
 

@@ -1,0 +1,221 @@
+"""LaFTer and its Hybrid written a second time, from the formulas, with plain loops: slow, short, and sharing no code of ours.
+
+A run is replayed on the batches that a trainer saw: same start, own forward pass, own teacher, own losses, own schedule.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Settings:
+    """What the replayed run was configured with."""
+
+    teacher: str = "frozen"  # frozen | shared | self
+    stages: tuple[tuple[int, ...], ...] = ()  # empty: LaFTer
+    unit_features: bool = False
+    smoothing: float = 0.1
+    threshold: float = 0.0
+    align: bool = False
+    consistency: float = 0.0
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    adapter_mult: float = 1.0
+    scalar_mult: float = 0.1
+    warmup_epochs: int = 0
+    sigma_min: float = 0.25
+
+
+@dataclass
+class Start:
+    """Values before the first step."""
+
+    visual: nn.Module
+    prompts: Tensor
+    text_weight: Tensor  # A_pl
+    scale_log: Tensor | None = None
+    rho: Tensor | None = None
+    beta: Tensor | None = None
+    norm_names: list[str] = field(default_factory=list)
+
+
+def attention(block: nn.Module, x: Tensor) -> Tensor:
+    """Multi-head self-attention of one open_clip block on (B, L, D), head by head."""
+    attn = block.attn
+    q, k, v = (x @ attn.in_proj_weight.t() + attn.in_proj_bias).chunk(3, dim=-1)
+    size = x.shape[-1] // attn.num_heads
+    heads = []
+    for head in range(attn.num_heads):
+        part = slice(head * size, (head + 1) * size)
+        scores = q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(size)
+        heads.append(scores.softmax(dim=-1) @ v[..., part])
+    return torch.cat(heads, dim=-1) @ attn.out_proj.weight.t() + attn.out_proj.bias
+
+
+def cls_of_every_block(visual: nn.Module, images: Tensor, prompts: Tensor | None) -> list[Tensor]:
+    """Return the CLS token after each block, (B, D) each; prompts enter after CLS, before block 1."""
+    patches = visual.conv1(images).flatten(2).transpose(1, 2)
+    cls = visual.class_embedding.expand(len(images), 1, -1)
+    x = visual.ln_pre(torch.cat([cls, patches], dim=1) + visual.positional_embedding)
+    if prompts is not None:
+        x = torch.cat([x[:, :1], prompts.expand(len(images), -1, -1), x[:, 1:]], dim=1)
+    tokens = []
+    for block in visual.transformer.resblocks:
+        x = x + attention(block, block.ln_1(x))
+        hidden = block.ln_2(x) @ block.mlp.c_fc.weight.t() + block.mlp.c_fc.bias
+        x = x + nn.functional.gelu(hidden) @ block.mlp.c_proj.weight.t() + block.mlp.c_proj.bias
+        tokens.append(x[:, 0])
+    return tokens
+
+
+def feature(visual: nn.Module, token: Tensor) -> Tensor:
+    """Post-LN and projection of a CLS token."""
+    return visual.ln_post(token) @ visual.proj
+
+
+def unit(x: Tensor) -> Tensor:
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def smoothed_cross_entropy(logits: Tensor, labels: Tensor, counted: Tensor, smoothing: float) -> Tensor:
+    """Mean over the images that count; one image at a time."""
+    total, n_classes = logits.sum() * 0, logits.shape[1]
+    for row, label, counts in zip(logits, labels.tolist(), counted.tolist(), strict=True):
+        if counts:
+            log_probs = row - row.exp().sum().log()
+            total = total - (1 - smoothing) * log_probs[label] - smoothing / n_classes * log_probs.sum()
+    return total / max(int(counted.sum()), 1)
+
+
+def consistency(stage_logits: list[Tensor]) -> Tensor:
+    """Mean over all pairs of KL(deep || shallow); the deeper stage gives no gradient."""
+    terms = []
+    for shallow in range(len(stage_logits)):
+        for deep in range(shallow + 1, len(stage_logits)):
+            target = stage_logits[deep].detach().softmax(dim=-1)
+            divergence = target * (target.log() - stage_logits[shallow].softmax(dim=-1).log())
+            terms.append(divergence.sum(dim=-1).mean())
+    return sum(terms) / len(terms)
+
+
+def sinkhorn(probs: Tensor, rounds: int = 10) -> Tensor:
+    """Columns to equal shares, rows to 1, ten times."""
+    probs = probs.double()
+    for _ in range(rounds):
+        for column in range(probs.shape[1]):
+            probs[:, column] *= len(probs) / probs.shape[1] / probs[:, column].sum()
+        for row in range(len(probs)):
+            probs[row] /= probs[row].sum()
+    return probs
+
+
+class Reference:
+    """The replayed run."""
+
+    def __init__(self, start: Start, settings: Settings) -> None:
+        self.s = settings
+        self.visual = copy.deepcopy(start.visual).requires_grad_(False)
+        self.first_visual = copy.deepcopy(self.visual)
+        self.text_weight = start.text_weight.clone()
+        self.prompts = start.prompts.clone().requires_grad_()
+        self.weight = start.text_weight.clone().requires_grad_()
+        self.norms = [p for m in self.visual.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()]
+        self.scale_log = None if start.scale_log is None else start.scale_log.clone().requires_grad_()
+        self.rho = None if start.rho is None else start.rho.clone().requires_grad_()
+        self.beta = None if start.beta is None else start.beta.clone().requires_grad_()
+        for p in self.norms:
+            p.requires_grad_(True)
+        scalars = [p for p in (self.scale_log, self.rho, self.beta) if p is not None]
+        groups: list[dict[str, Any]] = [
+            {"params": [self.prompts, *self.norms], "mult": 1.0, "weight_decay": 0.0},
+            {"params": [self.weight], "mult": settings.adapter_mult, "weight_decay": settings.weight_decay},
+        ]
+        if scalars:
+            groups.append({"params": scalars, "mult": settings.scalar_mult, "weight_decay": 0.0})
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.lr)
+
+    def logits(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return fused logits and the logits of every stage."""
+        tokens = cls_of_every_block(self.visual, images, self.prompts)
+        scale = 1.0 if self.scale_log is None else self.scale_log.exp()
+        if not self.s.stages:
+            last = feature(self.visual, tokens[-1])
+            fused = scale * (unit(last) if self.s.unit_features else last) @ self.weight.t()
+            return fused, [fused]
+        per_stage = []
+        for number, blocks in enumerate(self.s.stages):
+            sigma = torch.nn.functional.softplus(self.rho[number]) + self.s.sigma_min
+            weights = [torch.exp(-((blocks[-1] - block) ** 2) / (2 * sigma**2)) for block in blocks]
+            total = sum(w * feature(self.visual, tokens[b - 1]) for w, b in zip(weights, blocks, strict=True))
+            z = total / sum(weights)
+            per_stage.append(scale * (unit(z) if self.s.unit_features else z) @ self.weight.t())
+        alpha = self.beta.softmax(dim=0)
+        return sum(a * logits for a, logits in zip(alpha, per_stage, strict=True)), per_stage
+
+    @torch.no_grad()
+    def teacher_probs(self, images: Tensor) -> Tensor:
+        if self.s.teacher == "self":
+            return self.logits(images)[0].softmax(dim=-1)
+        visual = self.first_visual if self.s.teacher == "frozen" else self.visual
+        last = feature(visual, cls_of_every_block(visual, images, None)[-1])
+        return (unit(last) @ self.text_weight.t()).softmax(dim=-1)
+
+    def label(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return labels and which of them count, for a whole set or a batch."""
+        probs = self.teacher_probs(images)
+        if self.s.align:
+            probs = sinkhorn(probs)
+        confidence, labels = probs.max(dim=1)
+        return labels, confidence.float() >= self.s.threshold
+
+    def run(self, epochs: list[list[tuple[Tensor, Tensor]]], everything: Tensor) -> list[float]:
+        """Return the loss of every step.
+
+        Args:
+            epochs: Batches of each epoch: (images, positions in the training set).
+            everything: All training images in file order.
+        """
+        trace: list[float] = []
+        for number, batches in enumerate(epochs):
+            if self.s.teacher == "self" or number == 0:
+                labels, counted = self.label(everything)
+            warming = number < self.s.warmup_epochs
+            factor = 0.1 + 0.9 * number / self.s.warmup_epochs if warming else 1.0
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.s.lr * group["mult"] * factor
+            for images, index in batches:
+                found = self.label(images) if self.s.teacher == "shared" else (labels[index], counted[index])
+                fused, per_stage = self.logits(images)
+                loss = smoothed_cross_entropy(fused, *found, self.s.smoothing)
+                if self.s.consistency:
+                    loss = loss + self.s.consistency * consistency(per_stage)
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
+                trace.append(loss.item())
+        return trace
+
+
+def fit_text_weight(
+    weight: Tensor, features: Tensor, labels: Tensor, balance: Tensor, *, epochs: int, lr: float, seed: int
+) -> Tensor:
+    """Phase A in a loop: one AdamW step per epoch on noisy unit features, smoothing and noise 0.1."""
+    weight = weight.clone().requires_grad_()
+    optimizer = torch.optim.AdamW([weight], lr=lr, weight_decay=0.01)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        noisy = features + 0.1 * torch.randn(features.shape, generator=generator)
+        loss = 0.0
+        for row, label, factor in zip(noisy, labels, balance, strict=True):
+            loss = loss + factor * nn.functional.cross_entropy(row @ weight.t(), label, label_smoothing=0.1)
+        optimizer.zero_grad()
+        (loss / len(labels)).backward()
+        optimizer.step()
+    return weight.detach()

@@ -1,0 +1,95 @@
+"""Our trainers against the loop-style reference: loss traces of 20 steps, and the text phase."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from reference_lafter import Reference, Settings, Start, fit_text_weight
+from torch.testing import assert_close
+
+from trainers.class_texts import build_class_bank, load_class_texts
+
+EPOCHS = 10  # of two batches each
+HYBRID_STAGES = ((5, 6, 7), (8, 9), (10, 11, 12))
+PLAIN_VIEW = {".AUGMENT": "none", "OPTIM.MAX_EPOCH": EPOCHS}
+
+
+def record_run(trainer) -> tuple[Start, list[float], list[list[tuple[torch.Tensor, torch.Tensor]]], torch.Tensor]:
+    """Train, and return the start values, the loss of every step, the batches by epoch, and all images in file order."""
+    adapt = trainer.adapt
+    start = Start(copy.deepcopy(trainer.clip.model.visual), adapt.prompts.detach().clone(), torch.empty(0))
+    if adapt.logit_scale is not None:
+        start.scale_log = adapt.logit_scale.log_scale.detach().clone()
+    if hasattr(adapt, "nga"):
+        start.rho, start.beta = adapt.nga.rho.detach().clone(), adapt.fusion.beta.detach().clone()
+    trace, epochs, images = [], [], {}
+    inner = trainer.forward_backward
+
+    def record(batch: dict) -> dict[str, float]:
+        if trainer.batch_idx == 0:
+            epochs.append([])
+        view = batch["img2"] if "img2" in batch else batch["img"]
+        epochs[-1].append((view.clone(), batch["index"].clone()))
+        images.update(zip(batch["index"].tolist(), view, strict=True))
+        summary = inner(batch)
+        trace.append(summary["loss"])
+        return summary
+
+    trainer.forward_backward = record
+    trainer.train()
+    start.text_weight = trainer.text_classifier.weight.detach().clone()
+    return start, trace, epochs, torch.stack([images[index] for index in sorted(images)])
+
+
+CASES = {
+    "frozen": ("LaFTer", {}, Settings()),
+    "shared": ("LaFTer", {".TEACHER": "shared", ".AUGMENT": "two_crop"}, Settings(teacher="shared")),
+    "self_aligned": (
+        "LaFTer",
+        {".TEACHER": "self", ".DIST_ALIGN": "uniform", ".CONF_THRESHOLD": 0.34},
+        Settings(teacher="self", align=True, threshold=0.34),
+    ),
+    "hybrid": (
+        "HybridCascadeLaFTer",
+        {".WARMUP_EPOCHS": 3, ".CONF_THRESHOLD": 0.335},
+        Settings(
+            stages=HYBRID_STAGES, unit_features=True, threshold=0.335, consistency=0.1, adapter_mult=5.0, warmup_epochs=3
+        ),
+    ),
+    "hybrid_self": (
+        "HybridCascadeLaFTer",
+        {".TEACHER": "self", ".DIST_ALIGN": "uniform"},
+        Settings(
+            teacher="self", align=True, stages=HYBRID_STAGES, unit_features=True, consistency=0.1, adapter_mult=5.0, warmup_epochs=1
+        ),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_loss_trace_of_20_steps_equals_the_reference(case: str, make_trainer, monkeypatch) -> None:
+    name, overrides, settings = CASES[case]
+    if case == "shared":
+        # Both views plain, so that the replay sees what the teacher saw.
+        monkeypatch.setattr("trainers.base.CLIPTrainer.strong_view", lambda self: self.clip.preprocess)
+    trainer = make_trainer(name, PLAIN_VIEW | overrides)
+    start, trace, epochs, everything = record_run(trainer)
+    expected = Reference(start, settings).run(epochs, everything)
+    assert len(trace) == 20
+    assert_close(torch.tensor(trace), torch.tensor(expected), atol=1e-5, rtol=0)
+    if settings.threshold:
+        assert 0 < min(row["counted"] for row in trainer.report.rows) < 1  # the threshold does its work in this run
+    assert trace[0] != pytest.approx(trace[-1], abs=1e-3)  # something was learned, so equality says something
+
+
+def test_text_phase_equals_the_reference(make_trainer) -> None:
+    trainer = make_trainer("LaFTer", {".TEXT.EPOCHS": 5, ".PHASE": "text_only"})
+    first = trainer.text_classifier.weight.detach().clone()
+    texts = load_class_texts(trainer.settings.TEXT, "TinyColours")
+    bank = build_class_bank(trainer.clip, trainer.settings.TEXT, texts, trainer.classnames)
+    expected = fit_text_weight(first, bank.features, bank.labels, bank.weights, epochs=5, lr=trainer.cfg.OPTIM.LR, seed=1)
+    trainer.train()
+    assert_close(trainer.text_classifier.weight, expected, atol=1e-6, rtol=0)
+    assert not torch.equal(first, expected)
