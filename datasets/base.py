@@ -3,13 +3,13 @@ import hashlib
 import json
 import logging
 import math
-import os
 import random
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dassl.data.datasets import Datum
+
+from clip_ext.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -136,19 +136,6 @@ def resolve_builtin_root(root: str, name: str) -> Path:
     return path
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, never meets half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp makes private files; data may be shared
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def ensure_files(
     folder: Path, recipe: Mapping[str, int | str], make: Callable[[], Iterable[tuple[str, bytes]]]
 ) -> list[str]:
@@ -178,10 +165,12 @@ def _write_files(
         for relative, content in make():
             path = folder / relative
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, content)
+            with replacing(path) as temporary:
+                temporary.write_bytes(content)
             hashes[relative] = hashlib.sha256(content).hexdigest()
         manifest = {"recipe": dict(recipe), "files": hashes}
-        write_atomic(folder / MANIFEST, json.dumps(manifest, indent=0, sort_keys=True).encode())  # last: vouches for all
+        with replacing(folder / MANIFEST) as temporary:  # last: it vouches for all
+            temporary.write_text(json.dumps(manifest, indent=0, sort_keys=True), "utf-8")
     except OSError as error:
         raise OSError(f"DATASET.ROOT: cannot write {folder}: {error}") from error
     return hashes

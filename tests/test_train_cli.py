@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import train
-from trainers import run_folder, runs
+from trainers import runs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PLUGIN = str(REPOSITORY / "tests" / "plugins" / "toy_plugin.py")
@@ -265,19 +265,17 @@ def test_unwritable_output_folder_is_an_error_naming_it(tmp_path: Path) -> None:
     assert "OUTPUT_DIR" in stop.value.code and str(folder) in stop.value.code
 
 
-def test_full_disk_is_an_error_naming_the_file_and_keeps_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "results.json"
-    run_folder.write_text(path, "old")
+def test_full_disk_is_an_error_naming_the_file_and_keeps_the_checkpoint(used: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(used)
 
     def full(self: Path, *_: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="results.json.*No space left"):
-        run_folder.write_text(path, "new")
-    assert (path.read_text(), os.listdir(tmp_path)) == ("old", ["results.json"])
+    with pytest.raises(SystemExit, match="cannot write .*config.yaml.*No space left"):
+        start(used)
+    after = contents(used)
+    assert all(after[name] == content for name, content in before.items())
 
 
 # --- evaluation ---------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ latest test of each split. Log and checkpoints are Dassl's.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import traceback
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
+from clip_ext.files import replacing
 from dassl_host import Engine
 from trainers.config_merge import flatten
 from trainers.run_facts import device_name, git_state, hash_data, installed_versions, splits_of
@@ -108,7 +108,7 @@ class RunFolder:
         continues = any(Path(self._cfg.RESUME or self.path).glob("*/checkpoint"))
         if self._record["mode"] == "train" and not continues:
             (self.path / "results.json").unlink(missing_ok=True)
-        write_text(self.path / "config.yaml", self._cfg.dump())
+        self._write("config.yaml", self._cfg.dump())
         self._update(
             status="running",
             argv=list(argv),
@@ -169,24 +169,13 @@ class RunFolder:
     def _write_results(self, split: str, results: dict[str, float]) -> None:
         file = self.path / "results.json"
         stored = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-        write_text(file, json.dumps({**stored, split: results}, indent=2) + "\n")
+        self._write(file.name, json.dumps({**stored, split: results}, indent=2) + "\n")
 
     def _update(self, **fields: Any) -> None:
         self._record.update(fields)
         if self._keeps_record:
-            write_text(self.path / "run.json", json.dumps(self._record, indent=2) + "\n")
+            self._write("run.json", json.dumps(self._record, indent=2) + "\n")
 
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: If it cannot be written (names the path).
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, "utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path.absolute()}: {error}") from error
+    def _write(self, name: str, text: str) -> None:
+        with replacing(self.path / name) as temporary:
+            temporary.write_text(text, "utf-8")

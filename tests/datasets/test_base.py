@@ -2,14 +2,13 @@
 
 import copy
 import json
-import os
 import random
 from pathlib import Path
 
 import pytest
 from dassl.data.datasets import DatasetBase, Datum
 
-from datasets.base import Item, check_classes, choose_few_shots, ensure_files, subsample_classes, write_atomic
+from datasets.base import Item, check_classes, choose_few_shots, ensure_files, subsample_classes
 
 
 @pytest.fixture
@@ -87,20 +86,6 @@ def test_check_classes_names_what_is_missing(image: str) -> None:
     with pytest.raises(ValueError, match="Toy has no training image.*class2"):
         check_classes("Toy", items(image, [0, 1]), items(image, [0, 1, 2]))
     check_classes("Toy", items(image, [0, 1]), items(image, [0]))
-
-
-def test_write_atomic_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def crash(*_: object) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr(os, "replace", crash)
-    with pytest.raises(OSError, match="no space"):
-        write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_ensure_files_makes_them_again_for_another_recipe(tmp_path: Path) -> None:
