@@ -1,14 +1,15 @@
 """Tower adapters against the towers' own image encoders."""
 
+import copy
 from typing import Callable
 
+import open_clip
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
 
-import open_clip
 from clip_ext.towers import HFClipTower, build_tower
 from clip_ext.vision import ExtendedVisionTransformer
 
@@ -45,14 +46,20 @@ def encode_own(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return output.image_embeds if isinstance(model, CLIPVisionModelWithProjection) else output.pooler_output
 
 
-@pytest.fixture(params=["open_clip", "open_clip 128", "vision", "vision eager", "projected", "full"])
-def model(request: pytest.FixtureRequest, make_clip: Callable) -> nn.Module:
+@pytest.fixture(scope="module", params=["open_clip", "open_clip 128", "vision", "vision eager", "projected", "full"])
+def built_model(request: pytest.FixtureRequest, make_clip: Callable) -> nn.Module:
     if request.param == "open_clip":
         return make_clip(depth=6).model
     if request.param == "open_clip 128":
         return make_clip(width=128, depth=2, embed_dim=40, patch_size=4).model
     kind, _, attention = request.param.partition(" ")
     return hf_model(kind, attention or "sdpa")
+
+
+@pytest.fixture
+def model(built_model: nn.Module) -> nn.Module:
+    """A copy, because tests add hooks and change the dtype."""
+    return copy.deepcopy(built_model)
 
 
 @pytest.fixture

@@ -16,9 +16,15 @@ N = 16  # patches of the tiny towers
 D = 32
 
 
+@pytest.fixture(scope="module")
+def model(make_clip: Callable) -> nn.Module:
+    return make_clip(depth=6).model
+
+
 @pytest.fixture
-def vision(make_clip: Callable) -> ExtendedVisionTransformer:
-    return ExtendedVisionTransformer(build_tower(make_clip(depth=6).model.visual))
+def vision(model: nn.Module) -> ExtendedVisionTransformer:
+    """On a copy of the tower, because tests add hooks and freeze parameters."""
+    return ExtendedVisionTransformer(build_tower(copy.deepcopy(model.visual)))
 
 
 def make_prompts(*blocks: int, n: int = 4) -> dict[int, nn.Parameter]:
