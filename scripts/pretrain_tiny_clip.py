@@ -80,11 +80,11 @@ class Batches:
         self.mean = torch.tensor(clip.info.mean).view(1, 3, 1, 1)
         self.std = torch.tensor(clip.info.std).view(1, 3, 1, 1)
 
-    def at(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Pictures (B, 3, S, S), token ids (B, L), truth (B, B) bool."""
+    def at(self, step: int, difficulty: float = 1.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pictures (B, 3, S, S), token ids (B, L), truth (B, B) bool; glyphs as varied as `difficulty`, 0 to 1."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         rng = np.random.default_rng((self.seed, step))
-        images, facts = self.glyphs.sample(self.n_glyphs, generator)
+        images, facts = self.glyphs.sample(self.n_glyphs, generator, difficulty)
         described = [caption_glyph(row, rng) for row in facts.numpy()]
         captions = [caption for caption, _ in described]
         stated = torch.from_numpy(np.stack([row for _, row in described]))
@@ -185,7 +185,7 @@ def train(clip: LoadedClip, batches: Batches, args: argparse.Namespace) -> None:
     for step in range(first, args.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args)
-        images, tokens, truth = batches.at(step)
+        images, tokens, truth = batches.at(step, min(1.0, step / args.ramp_steps))
         loss = contrastive_loss(visual(images), encode_tokens(model, tokens), model.logit_scale.exp(), truth)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -205,7 +205,7 @@ def train(clip: LoadedClip, batches: Batches, args: argparse.Namespace) -> None:
 
 def identity(args: argparse.Namespace) -> str:
     """The arguments that decide the weights, as text."""
-    names = ("seed", "steps", "batch_size", "lr", "weight_decay", "warmup_steps", "scene_share", "n_scenes")
+    names = ("seed", "steps", "batch_size", "lr", "weight_decay", "warmup_steps", "ramp_steps", "scene_share", "n_scenes")
     return json.dumps({name: getattr(args, name) for name in names})
 
 
@@ -214,14 +214,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="fp16 safetensors file to write")
     parser.add_argument("--work-dir", type=Path, default=ROOT / "output" / "pretrain_tiny12", help="resumable state")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
-    parser.add_argument("--warmup-steps", type=int, default=200)
+    parser.add_argument("--warmup-steps", type=int, default=100)
+    parser.add_argument("--ramp-steps", type=int, default=1800, help="steps until glyphs have all their variety")
     parser.add_argument("--scene-share", type=float, default=0.125, help="part of each batch that shows scenes")
     parser.add_argument("--n-scenes", type=int, default=8000, help="scenes drawn in advance")
-    parser.add_argument("--save-every", type=int, default=500, help="steps between saved states")
+    parser.add_argument("--save-every", type=int, default=300, help="steps between saved states")
     parser.add_argument("--compile", action="store_true", help="torch.compile the image tower (1.5x on two CPU cores)")
     return parser.parse_args()
 

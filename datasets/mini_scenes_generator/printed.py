@@ -77,22 +77,26 @@ class PrintedGlyphs:
         )
         self.palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32) / 255
 
-    def sample(self, n_images: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(
+        self, n_images: int, generator: torch.Generator, difficulty: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw a batch.
 
         Args:
             n_images: Batch size B.
             generator: CPU generator; all randomness comes from it.
+            difficulty: 0 (upright, centred, on plain black or white) to 1 (everything at random): a ViT that starts
+                from scratch stays at chance for thousands of steps when it meets the whole variety at once.
         Returns:
             Pictures, (B, 3, S, S), float32 in [0, 1], and facts, (B, len(FACTS)), int64.
         """
         facts = torch.full((n_images, len(FACTS)), UNSTATED)
         facts[:, 0] = self._glyph_indices(n_images, generator)
-        mask = self._masks(facts, generator)
+        mask = self._masks(facts, generator, difficulty)
         mask = self._blur(mask, facts, generator)
-        ground = self._ground(facts, generator)
+        ground = self._ground(facts, generator, difficulty)
         ink = self.palette[facts[:, 1]][:, :, None, None]
-        contrast = 0.55 + 0.45 * torch.rand(n_images, 1, 1, 1, generator=generator)
+        contrast = 1.0 - 0.45 * difficulty * torch.rand(n_images, 1, 1, 1, generator=generator)
         images = ground + mask * contrast * (ink - ground)
         noise = 0.03 * torch.rand(n_images, 1, 1, 1, generator=generator)
         images = images + noise * torch.randn(images.shape, generator=generator)
@@ -104,7 +108,7 @@ class PrintedGlyphs:
         others = torch.randint(10, len(GLYPHS), (n_images,), generator=generator)
         return torch.where(torch.rand(n_images, generator=generator) < 0.5, digits, others)
 
-    def _masks(self, facts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _masks(self, facts: torch.Tensor, generator: torch.Generator, difficulty: float) -> torch.Tensor:
         n_images = len(facts)
         faces = torch.randint(len(FACES), (n_images,), generator=generator)
         cells = self.atlas[facts[:, 0], faces][:, None]
@@ -113,25 +117,25 @@ class PrintedGlyphs:
         thin = 1 - F.max_pool2d(1 - cells, 3, 1, 1)
         weight = facts[:, 4, None, None, None]
         cells = torch.where(weight == 1, thick, torch.where(weight == 2, torch.maximum(thin, 0.35 * cells), cells))
-        grid = self._affine_grid(facts, generator)
+        grid = self._affine_grid(facts, generator, difficulty)
         facts[:, 7] = (torch.rand(n_images, generator=generator) < 0.5).long()
-        bend = torch.randn(n_images, 2, 4, 4, generator=generator) * facts[:, 7, None, None, None] * 0.13
+        bend = torch.randn(n_images, 2, 4, 4, generator=generator) * facts[:, 7, None, None, None] * 0.13 * difficulty
         bend = F.interpolate(bend, size=grid.shape[1:3], mode="bicubic", align_corners=True)
         return F.grid_sample(cells, grid + bend.permute(0, 2, 3, 1), align_corners=False)
 
-    def _affine_grid(self, facts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _affine_grid(self, facts: torch.Tensor, generator: torch.Generator, difficulty: float) -> torch.Tensor:
         n_images = len(facts)
 
         def uniform(low: float, high: float) -> torch.Tensor:
             return low + (high - low) * torch.rand(n_images, generator=generator)
 
-        angle, shear = uniform(-0.26, 0.26), uniform(-0.5, 0.5)
+        angle, shear = difficulty * uniform(-0.26, 0.26), difficulty * uniform(-0.5, 0.5)
         facts[:, 5] = (shear.abs() > 0.25).long()
-        height = uniform(0.62, 1.38)
-        width = height * uniform(0.65, 1.2)
+        height = 1.2 + difficulty * uniform(-0.58, 0.18)
+        width = height * (1.0 + difficulty * uniform(-0.35, 0.2))
         cos, sin = torch.cos(angle), torch.sin(angle)
         room = (1.3 - height).clamp(min=0.05) * 0.5
-        shift_x, shift_y = uniform(-1, 1) * room, uniform(-1, 1) * room
+        shift_x, shift_y = difficulty * uniform(-1, 1) * room, difficulty * uniform(-1, 1) * room
         rows = torch.stack(
             [
                 torch.stack([cos / width, (sin + shear * cos) / width, shift_x / width], 1),
@@ -155,13 +159,13 @@ class PrintedGlyphs:
             facts[rows, 6] = int(resolution <= 12)
         return out
 
-    def _ground(self, facts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _ground(self, facts: torch.Tensor, generator: torch.Generator, difficulty: float) -> torch.Tensor:
         n_images = len(facts)
         texture = torch.randint(len(self.textures), (n_images,), generator=generator)
-        textured = torch.rand(n_images, generator=generator) < 0.35
+        textured = torch.rand(n_images, generator=generator) < 0.35 * difficulty
         plain = torch.randint(len(self.palette), (n_images,), generator=generator)
         black, white = _COLOUR_NAMES.index("black"), _COLOUR_NAMES.index("white")
-        scanned = torch.rand(n_images, generator=generator) < 0.45
+        scanned = torch.rand(n_images, generator=generator) < 1.0 - 0.55 * difficulty
         inverse = torch.rand(n_images, generator=generator) < 0.3
         plain = torch.where(scanned, torch.where(inverse, white, black), plain)
         facts[:, 2] = torch.where(textured, self.texture_facts[texture, 0], plain)
