@@ -1,7 +1,7 @@
 """A world small enough for every test: a random 12-block CLIP of width 32 and a data set of eight coloured training images.
 
-Also run as a command in fresh processes: `python tiny_world.py CONFIG_YAML RUN_FOLDER EPOCH OUT_FILE` rebuilds a trainer, loads its
-weights and stores its logits of the test images.
+Also run as a command in fresh processes: `python tiny_world.py [CONFIG_YAML RUN_FOLDER EPOCH OUT_FILE]...` rebuilds trainers, loads
+their weights and stores their logits of the test images.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from dassl.config import get_cfg_default
-from dassl.data.datasets import DATASET_REGISTRY, Datum, DatasetBase
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
 from PIL import Image
@@ -157,7 +157,6 @@ test_logits.__test__ = False  # a helper, whatever its name suggests to pytest
 
 def main(config: str, run_folder: str, epoch: str, output: str) -> None:
     """Rebuild, load, and store the logits."""
-    torch.set_num_threads(1)
     cfg = get_cfg_default()
     add_trainer_configs(cfg)
     cfg.merge_from_file(config)
@@ -168,4 +167,5 @@ def main(config: str, run_folder: str, epoch: str, output: str) -> None:
 
 if __name__ == "__main__":
     assert trainers.__all__
-    main(*sys.argv[1:])
+    for first in range(1, len(sys.argv), 4):
+        main(*sys.argv[first : first + 4])
