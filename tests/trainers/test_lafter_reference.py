@@ -62,7 +62,8 @@ CASES = {
         "HybridCascadeLaFTer",
         {".TEACHER": "self", ".DIST_ALIGN": "uniform"},
         Settings(
-            teacher="self", align=True, stages=HYBRID_STAGES, unit_features=True, consistency=0.1, adapter_mult=5.0, warmup_epochs=1
+            teacher="self", align=True, stages=HYBRID_STAGES, unit_features=True, consistency=0.1, adapter_mult=5.0,
+            warmup_epochs=1,
         ),
     ),
 }  # fmt: skip
