@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from yacs.config import CfgNode
+
 ROOT = Path(__file__).resolve().parents[1]
 DATASET_NAME = "Caltech101"  # a name for which the checkouts have a prompt template
 CLASSNAMES = ("face", "leopard", "airplane")
@@ -30,15 +32,15 @@ class _AnyArgument:
 
 
 def load_extend_cfg(checkout: Path) -> Callable[[Any], None]:
-    """Return the function `extend_cfg` of a checkout's entry point, without importing the rest of that file.
+    """Return the function `extend_cfg` of a checkout, without importing the rest of its file.
 
     Raises:
-        FileNotFoundError: If no script of the checkout's top folder defines it.
+        FileNotFoundError: If no script of the checkout, nor one in its folder `utils`, defines it.
     """
-    for script in sorted(checkout.glob("*.py")):
+    for script in (*sorted(checkout.glob("*.py")), *sorted(checkout.glob("utils/*.py"))):
         for node in ast.parse(script.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and node.name == "extend_cfg":
-                namespace: dict[str, Any] = {"args": _AnyArgument()}
+                namespace: dict[str, Any] = {"args": _AnyArgument(), "CN": CfgNode}
                 exec(compile(ast.Module([node], []), str(script), "exec"), namespace)
                 return namespace["extend_cfg"]
     raise FileNotFoundError(f"no script in {checkout} defines extend_cfg")

@@ -5,8 +5,7 @@ import tarfile
 import zipfile
 
 import pytest
-from dassl.data.datasets import DatasetBase, Datum, build_dataset
-from dassl.data.datasets.base_dataset import _unpack
+from dassl.data.datasets import DatasetBase, Datum, base_dataset, build_dataset
 
 
 @pytest.fixture
@@ -96,7 +95,7 @@ def test_unpack_reads_three_formats_and_refuses_others(tmp_path):
         with tarfile.open(tmp_path / name, mode) as archive:
             archive.add(tmp_path / "a.txt", f"from_{name}.txt")
     for name in ("a.zip", "a.tar", "a.tar.gz"):
-        _unpack(str(tmp_path / name), str(tmp_path))
+        base_dataset._unpack(str(tmp_path / name), str(tmp_path))
     assert all((tmp_path / f"from_{name}.txt").exists() for name in ("zip", "a.tar", "a.tar.gz"))
     with pytest.raises(ValueError, match="a.rar"):
-        _unpack(str(tmp_path / "a.rar"), str(tmp_path))
+        base_dataset._unpack(str(tmp_path / "a.rar"), str(tmp_path))
