@@ -1,5 +1,7 @@
 """Loaders and batches, also from spawned workers."""
 
+import multiprocessing
+
 import pytest
 import torch
 from dassl.data import DataManager, DatasetWrapper, build_data_loader
@@ -116,6 +118,7 @@ def test_spawned_and_forkserver_workers_yield_the_same_test_pixels(make_toy_cfg)
     cfg = make_toy_cfg()
     expected = list(DataManager(cfg).test_loader)
     cfg.DATALOADER.NUM_WORKERS = 2
+    multiprocessing.set_forkserver_preload(["torchvision"])  # imported once instead of once per worker
     for method in ("spawn", "forkserver"):
         loader = DataManager(cfg).test_loader
         loader.multiprocessing_context = method
