@@ -1,7 +1,7 @@
 """LaFTer's training step against the public implementation (jmiemirza/LaFTer), of which the user names a checkout.
 
-Two processes: ours runs the shipped trainer with `published.yaml`, the other runs the checkout's own loop, unchanged. The losses
-of all steps are compared, which shows that both compute the same. Aligned at the start: the weights of the CLIP (theirs are
+Two processes: ours runs the shipped trainer with `published.yaml`, the other the checkout's own loop, unchanged. The losses of
+all steps are compared, which shows that both compute the same. Aligned at the start: the weights of the CLIP (theirs are
 rounded to fp16 when built, so they are set again), the prompts (theirs start in the range of 16 px patches, whatever the
 model), the classifier, and both views of the one batch. What LaFTer can do here beyond the paper, labels that are made once,
 is timed too. Goal on two CPU cores: at least 1.5 times as fast.
@@ -114,8 +114,8 @@ def compare(args: argparse.Namespace) -> None:
     for name, value in medians.items():
         print(f"  {name:<22} {value:8.3f} s  reference / this {medians[REFERENCE] / value:5.2f}")
     differences = [abs(a - b) for a, b in zip(losses[PUBLISHED], losses[REFERENCE], strict=True)]
-    print(f"losses of the first step: ours {losses[PUBLISHED][0]:.6f}, reference {losses[REFERENCE][0]:.6f}")
-    print(f"difference of the losses: first step {differences[0]:.1e}, largest of {len(differences)} steps {max(differences):.1e}")
+    print(f"loss of the first step: ours {losses[PUBLISHED][0]:.6f}, reference {losses[REFERENCE][0]:.6f}")
+    print(f"difference of the losses: {differences[0]:.1e}, largest of all {len(differences)} steps {max(differences):.1e}")
 
 
 def main() -> None:

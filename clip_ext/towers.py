@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 NEEDS_CLS = "needs a CLIP ViT with a CLS token"
 
@@ -103,6 +104,33 @@ def _to_additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
+def _is_plain(block: nn.Module) -> bool:
+    """Whether this is open_clip's standard block with nobody listening, so that its parts may be run one by one."""
+    return (
+        isinstance(block, ResidualAttentionBlock)
+        and type(block.attn) is nn.MultiheadAttention
+        and not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (block, block.attn))
+    )
+
+
+def _attend(attn: nn.MultiheadAttention, x: Tensor, *, attn_mask: Tensor | None = None, cls_only: bool = False) -> Tensor:
+    """Self-attention of (B, L, D) with the module's weights, -> (B, L, D), or (B, 1, D) for the CLS row alone.
+
+    The module itself turns batch-first tokens into a transposed view, and with frozen weights torch multiplies such a view
+    position by position (a `bmm` per row of L), which takes twice as long on a CPU.
+    """
+    width, weight, bias = attn.embed_dim, attn.in_proj_weight, attn.in_proj_bias
+    if cls_only:
+        rows = [F.linear(x[:, :1], weight[:width], bias[:width]), *F.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)]
+    else:
+        rows = F.linear(x, weight, bias).chunk(3, dim=-1)
+    query, key, value = (t.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for t in rows)  # (B, heads, L, D / heads)
+    if attn_mask is not None and attn_mask.ndim == 3:
+        attn_mask = attn_mask.unflatten(0, (-1, attn.num_heads))
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask)
+    return attn.out_proj(mixed.transpose(1, 2).flatten(2))
+
+
 class OpenClipTower(nn.Module):
     """Adapter for open_clip's `VisionTransformer`."""
 
@@ -137,14 +165,17 @@ class OpenClipTower(nn.Module):
         return additive if additive.ndim == 2 else additive.repeat_interleave(self.info.heads, dim=0)
 
     def run_block(self, number: int, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        return self.blocks[number - 1](x, attn_mask=attn_mask)
+        block = self.blocks[number - 1]
+        if not _is_plain(block):
+            return block(x, attn_mask=attn_mask)
+        x = x + block.ls_1(_attend(block.attn, block.ln_1(x), attn_mask=attn_mask))
+        return x + block.ls_2(block.mlp(block.ln_2(x)))
 
     def run_block_cls(self, number: int, x: Tensor) -> Tensor:
         block = self.blocks[number - 1]
-        if not isinstance(block, ResidualAttentionBlock):
+        if not _is_plain(block):
             return self.run_block(number, x)[:, :1]
-        normed = block.ln_1(x)
-        cls = x[:, :1] + block.ls_1(block.attention(normed[:, :1], normed, normed))
+        cls = x[:, :1] + block.ls_1(_attend(block.attn, block.ln_1(x), cls_only=True))
         return cls + block.ls_2(block.mlp(block.ln_2(cls)))
 
     def post(self, x: Tensor) -> Tensor:

@@ -173,7 +173,7 @@ class LaFTer(CLIPTrainer):
     def _frozen_probs(self, weak: Tensor) -> Tensor:
         """Return A_pl's probabilities through the LayerNorms that the CLIP came with, (B, C)."""
         with self.autocast():
-            features = functional_call(self.student.driver, self._first_norms, (weak,)).features
+            features = functional_call(self.student.driver, self._first_norms, (weak,), {"cls_only_last": True}).features
         return self.text_classifier(F.normalize(features.float(), dim=-1)).softmax(dim=-1)
 
     @torch.no_grad()

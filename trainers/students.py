@@ -129,7 +129,7 @@ class LaFTerStudent(nn.Module):
 
     def plain_features(self, images: Tensor) -> Tensor:
         """Return unit features without prompts, last block only, (B, E), fp32: what the text classifier was trained for."""
-        return F.normalize(self.driver(images).features.float(), dim=-1)
+        return F.normalize(self.driver(images, cls_only_last=True).features.float(), dim=-1)
 
     def text_classifier_weight(self) -> Tensor:
         """Return the weight that judges plain features, (C, E)."""

@@ -135,6 +135,28 @@ def test_hf_tower_accepts_a_vision_model_one_level_deeper(images) -> None:
     assert_close(features, model(pixel_values=images).pooler_output, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16 autocast"])
+@pytest.mark.parametrize("mask", [None, "pairs", "images"])
+def test_open_clip_block_run_in_parts_equals_the_called_block(make_clip, images, mask, autocast) -> None:
+    tower = build_tower(copy.deepcopy(make_clip(depth=6).model.visual))
+    x = tower.embed(images).detach()
+    length = x.shape[1]
+    shapes = {"pairs": (length, length), "images": (len(x), length, length)}
+    attn_mask = None if mask is None else tower.native_mask(torch.rand(shapes[mask]) < 0.8, x.dtype)
+    outputs, gradients, calls = [], [], []
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        for _ in range(2):
+            start = x.clone().requires_grad_()
+            outputs.append(tower.run_block(2, start, attn_mask))
+            gradients += torch.autograd.grad(outputs[-1].square().sum(), start)
+            tower.blocks[1].register_forward_hook(lambda *arguments: calls.append(1))  # hooks are never passed by
+    assert calls == [1]
+    assert outputs[0].dtype == outputs[1].dtype == x.dtype
+    tolerance = 2e-2 if autocast else 1e-5
+    assert_close(*outputs, atol=tolerance, rtol=tolerance)
+    assert_close(*gradients, atol=tolerance, rtol=tolerance)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_block_outputs_keep_their_input_dtype(model, vision, images, dtype) -> None:
     model.to(dtype)
