@@ -74,12 +74,12 @@ def side(request: pytest.FixtureRequest) -> str:
 def run_on() -> Callable[..., str]:
     """Return `run(side, code_or_script, *arguments) -> stdout`: a fresh process, since one can hold only one engine.
 
-    A string is code that finds `dassl` ensured, a path is a script. A process that fails, fails the test.
+    A string is code, a path is a script; both find `dassl` ensured. A process that fails, fails the test.
     """
 
     def run(side: str, source: str | Path, *arguments: object) -> str:
         ensured = f"import dassl_host; dassl_host.ensure_dassl()\n{source}"
-        start = [str(source)] if isinstance(source, Path) else ["-c", ensured]
+        start = ["-m", "dassl_host", str(source)] if isinstance(source, Path) else ["-c", ensured]
         done = run_python(side, *start, *map(str, arguments))
         assert done.returncode == 0, f"{side} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done.stdout
