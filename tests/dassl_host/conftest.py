@@ -53,7 +53,7 @@ def run_python(side: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     if side == "upstream" and os.environ.get("DASSL_UPSTREAM"):
         paths.append(os.environ["DASSL_UPSTREAM"])
     env = {**os.environ, "DASSL_HOST": side, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=600)
 
 
 @functools.cache
