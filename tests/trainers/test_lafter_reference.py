@@ -48,14 +48,14 @@ CASES = {
     "shared": ("LaFTer", {".TEACHER": "shared", ".AUGMENT": "two_crop"}, Settings(teacher="shared")),
     "self_aligned": (
         "LaFTer",
-        {".TEACHER": "self", ".DIST_ALIGN": "uniform", ".CONF_THRESHOLD": 0.34},
-        Settings(teacher="self", align=True, threshold=0.34),
+        {".TEACHER": "self", ".DIST_ALIGN": "uniform", ".CONF_THRESHOLD": 0.436},
+        Settings(teacher="self", align=True, threshold=0.436),
     ),
     "hybrid": (
         "HybridCascadeLaFTer",
-        {".WARMUP_EPOCHS": 3, ".CONF_THRESHOLD": 0.335},
+        {".WARMUP_EPOCHS": 3, ".CONF_THRESHOLD": 0.372},
         Settings(
-            stages=HYBRID_STAGES, unit_features=True, threshold=0.335, consistency=0.1, adapter_mult=5.0, warmup_epochs=3
+            stages=HYBRID_STAGES, unit_features=True, threshold=0.372, consistency=0.1, adapter_mult=5.0, warmup_epochs=3
         ),
     ),
     "hybrid_self": (
