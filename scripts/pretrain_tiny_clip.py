@@ -14,7 +14,6 @@ import argparse
 import json
 import logging
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ from safetensors.torch import save_file
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from clip_ext.files import replacing  # noqa: E402
 from clip_ext.loader import LoadedClip, build_clip  # noqa: E402
 from datasets.mini_scenes_generator import NUMERALS, generate_scene  # noqa: E402
 from datasets.mini_scenes_generator.printed import (  # noqa: E402
@@ -160,18 +160,11 @@ def learning_rate(step: int, args: argparse.Namespace) -> float:
     return args.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def save_atomically(path: Path, write) -> None:
-    """Call ``write(temporary path)`` and put the result in place at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write(temporary)
-    os.replace(temporary, path)
-
-
 def train(clip: LoadedClip, batches: Batches, args: argparse.Namespace) -> None:
     """Run or continue the pre-training; the state is kept in ``args.work_dir``."""
     model = clip.model.train()
     optimizer = build_optimizer(model, args.lr, args.weight_decay)
+    args.work_dir.mkdir(parents=True, exist_ok=True)
     state_file, first = args.work_dir / "state.pt", 0
     if state_file.is_file():
         state = torch.load(state_file, map_location="cpu", weights_only=True)
@@ -200,7 +193,8 @@ def train(clip: LoadedClip, batches: Batches, args: argparse.Namespace) -> None:
             log.info("step %d held-out %s", step + 1, evaluate(clip, batches))
             state = {"arguments": identity(args), "step": step + 1}
             state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            save_atomically(state_file, lambda path, state=state: torch.save(state, path))
+            with replacing(state_file) as temporary:
+                torch.save(state, temporary)
 
 
 def identity(args: argparse.Namespace) -> str:
@@ -236,7 +230,8 @@ def main() -> None:
     batches = Batches(clip, args.batch_size, args.scene_share, args.n_scenes, args.seed)
     train(clip, batches, args)
     weights = {name: value.half().contiguous() for name, value in clip.model.state_dict().items()}
-    save_atomically(args.output, lambda path: save_file(weights, path))
+    with replacing(args.output) as temporary:
+        save_file(weights, temporary)
     log.info("%s: %.2f MB", args.output, args.output.stat().st_size / 1e6)
 
 

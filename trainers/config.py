@@ -149,7 +149,7 @@ def _add_pseudo_label_keys(node: CfgNode) -> None:
     node.PHASE = "both"  # both | text_only (stop after the text classifier and test it on image features)
     node.SELECT = "dassl"  # dassl (last epoch) | proxy (highest agreement x effective-class share; needs no label)
     node.REPORT_TEST_MAX = False  # test every epoch and log the maximum, which drives no choice
-    node.TEACHER = "frozen"  # frozen (labels once) | shared (online, current LayerNorms) | self (student, every epoch)
+    node.TEACHER = "frozen"  # frozen (labels once) | shared (online, current LayerNorms) | self (anew before every epoch, by the student)
     node.DIST_ALIGN = "none"  # of the teacher's class shares: none | uniform | shares (CLASS_SHARES); frozen and self only
     node.CLASS_SHARES = []  # one positive number per class, for DIST_ALIGN shares
     node.CONF_THRESHOLD = 0.0  # absolute: images whose teacher confidence is lower do not count; [0, 1)

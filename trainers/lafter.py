@@ -159,7 +159,7 @@ class LaFTer(CLIPTrainer):
         rule = SelectionRule(shares, node.CONF_THRESHOLD, node.KEEP_SHARE)
         if node.TEACHER == "shared":
             return OnlineTeacher(self._shared_probs, rule)
-        make = self._frozen_labels if node.TEACHER == "frozen" else self._student_labels
+        make = self._frozen_labels if node.TEACHER == "frozen" else self._self_labels
         return WholeSetTeacher(functools.partial(make, rule), every_epoch=node.TEACHER == "self")
 
     @torch.no_grad()
@@ -196,6 +196,10 @@ class LaFTer(CLIPTrainer):
         )
         make = functools.partial(self._label_training_set, self._frozen_probs, rule)
         return rule.select(*cached_labels(node.TEXT.CACHE_DIR, key, len(paths), make))
+
+    def _self_labels(self, rule: SelectionRule) -> PseudoLabels:
+        """Label with the student; before the first epoch, when its prompts are still noise, with the text classifier."""
+        return self._student_labels(rule) if self.epoch else self._frozen_labels(rule)
 
     def _student_labels(self, rule: SelectionRule) -> PseudoLabels:
         self.set_model_mode("eval")

@@ -160,16 +160,16 @@ class Reference:
         return sum(a * logits for a, logits in zip(alpha, per_stage, strict=True)), per_stage
 
     @torch.no_grad()
-    def teacher_probs(self, images: Tensor) -> Tensor:
-        if self.s.teacher == "self":
+    def teacher_probs(self, images: Tensor, epoch: int) -> Tensor:
+        if self.s.teacher == "self" and epoch > 0:
             return self.logits(images)[0].softmax(dim=-1)
-        visual = self.first_visual if self.s.teacher == "frozen" else self.visual
+        visual = self.visual if self.s.teacher == "shared" else self.first_visual
         last = feature(visual, cls_of_every_block(visual, images, None)[-1])
         return (unit(last) @ self.text_weight.t()).softmax(dim=-1)
 
-    def label(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def label(self, images: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """Return labels and which of them count, for a whole set or a batch."""
-        probs = self.teacher_probs(images)
+        probs = self.teacher_probs(images, epoch)
         if self.s.align:
             probs = sinkhorn(probs)
         confidence, labels = probs.max(dim=1)
@@ -185,13 +185,13 @@ class Reference:
         trace: list[float] = []
         for number, batches in enumerate(epochs):
             if self.s.teacher == "self" or number == 0:
-                labels, counted = self.label(everything)
+                labels, counted = self.label(everything, number)
             warming = number < self.s.warmup_epochs
             factor = 0.1 + 0.9 * number / self.s.warmup_epochs if warming else 1.0
             for group in self.optimizer.param_groups:
                 group["lr"] = self.s.lr * group["mult"] * factor
             for images, index in batches:
-                found = self.label(images) if self.s.teacher == "shared" else (labels[index], counted[index])
+                found = self.label(images, number) if self.s.teacher == "shared" else (labels[index], counted[index])
                 fused, per_stage = self.logits(images)
                 loss = smoothed_cross_entropy(fused, *found, self.s.smoothing)
                 if self.s.consistency:
