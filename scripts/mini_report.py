@@ -56,19 +56,26 @@ def load_digits_data(root: str):
 
 
 @torch.no_grad()
+def encode_split(clip: LoadedClip, items) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit features (N, E) and labels (N,) of a split's items."""
+    images = torch.stack([clip.preprocess(Image.open(item.impath).convert("RGB")) for item in items])
+    return F.normalize(clip.model.encode_image(images), dim=-1), torch.tensor([item.label for item in items])
+
+
+@torch.no_grad()
 def zero_shot_lines(clip: LoadedClip, data) -> Lines:
-    """Zero-shot accuracy on the test split for every way to compose class texts."""
-    images = torch.stack([clip.preprocess(Image.open(item.impath).convert("RGB")) for item in data.test])
-    labels = torch.tensor([item.label for item in data.test])
-    features = F.normalize(clip.model.encode_image(images), dim=-1)
+    """Zero-shot accuracy on val and test for every way to compose class texts; val chooses, test is what is reported."""
+    splits = {name: encode_split(clip, items) for name, items in (("val", data.val), ("test", data.test))}
     texts = load_texts("HandwrittenDigits")
     lines = []
     for mode in TEXT_MODES:
         bank = build_text_bank(
             clip, data.classnames, texts.templates, texts.descriptions, mode=mode, zeroshot_template=texts.zeroshot
         )
-        hits = (features @ class_prototypes(bank).T).argmax(1) == labels
-        lines.append((f"zero-shot on HandwrittenDigits test, TEXT.MODE {mode}", f"{100 * hits.float().mean():.2f} %"))
+        prototypes = class_prototypes(bank)
+        hits = [((features @ prototypes.T).argmax(1) == labels).float().mean() for features, labels in splits.values()]
+        figures = " / ".join(f"{100 * share:.2f}" for share in hits)
+        lines.append((f"zero-shot on HandwrittenDigits {' / '.join(splits)}, TEXT.MODE {mode}", f"{figures} %"))
     return lines
 
 

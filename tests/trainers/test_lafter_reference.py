@@ -81,7 +81,7 @@ def test_loss_trace_of_20_steps_equals_the_reference(case: str, make_trainer, mo
     assert len(trace) == 20
     assert_close(torch.tensor(trace), torch.tensor(expected), atol=1e-5, rtol=0)
     if settings.threshold:
-        assert 0 < min(row["counted"] for row in trainer.report.rows) < 1  # the threshold does its work in this run
+        assert any(0 < row["counted"] < 1 for row in trainer.report.rows)  # the threshold does its work in this run
     assert trace[0] != pytest.approx(trace[-1], abs=1e-3)  # something was learned, so equality says something
 
 
