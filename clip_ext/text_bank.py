@@ -242,6 +242,8 @@ def _bank_key(clip: "LoadedClip", texts: Sequence[str], labels: Tensor, tokens: 
         "labels": labels.tolist(),
         "tokens": tokens.tolist(),
         "weights": clip.fingerprint,
+        # Equal weights under another activation (GELU, QuickGELU) are another tower.
+        "modules": sorted({type(module).__name__ for module in clip.model.modules()}),
         "dtype": str(next(clip.model.parameters()).dtype),
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode("utf-8")).hexdigest()

@@ -21,7 +21,7 @@ from dassl.utils import read_image
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from clip_ext.loader import LoadedClip, load_clip
+from clip_ext.loader import LoadedClip, available_models, load_clip
 from trainers import precision
 from trainers.config import problems_with_choices
 from trainers.image_cache import ImageCache
@@ -286,6 +286,9 @@ class CLIPTrainer(TunedTrainer):
         """See `TunedTrainer`."""
         problems = super().config_problems(cfg)
         node = cfg.TRAINER[self.node_name()]
+        if not cfg.MODEL.BACKBONE.NAME:
+            names = ", ".join(available_models())
+            problems.append(f"MODEL.BACKBONE.NAME (--backbone) is empty; expected a CLIP: {names}, or a path as in clip_ext/loader.py")
         if "AUGMENT_RECIPE" in node and node.AUGMENT_RECIPE not in RECIPES:
             problems.append(
                 f"TRAINER.{self.node_name()}.AUGMENT_RECIPE is {node.AUGMENT_RECIPE!r}; expected one of {', '.join(RECIPES)}"

@@ -187,6 +187,7 @@ class LaFTer(CLIPTrainer):
         side = node.CACHE_SIDE if node.CACHE_IMAGES == "ram" else None
         key = label_key(
             weights=self.clip.fingerprint,
+            modules=sorted({type(module).__name__ for module in self.clip.model.visual.modules()}),
             classifier=self.text_classifier.weight,
             preprocessing=repr((info.image_size_px, info.mean, info.std, info.interpolation, side)),
             paths=paths,

@@ -149,6 +149,7 @@ def resolve_shares(align: str, class_shares: Sequence[float], n_classes: int) ->
 def label_key(
     *,
     weights: str,
+    modules: Sequence[str],
     classifier: Tensor,
     preprocessing: str,
     paths: Sequence[str],
@@ -160,6 +161,7 @@ def label_key(
 
     Args:
         weights: Fingerprint of the CLIP.
+        modules: Kinds of its modules: equal weights under another activation are another tower.
         classifier: A_pl, (C, E).
         preprocessing: Text form of the weak view.
         paths: Image files in the order of the labels; their sizes in bytes are read here.
@@ -171,6 +173,7 @@ def label_key(
     head = {
         "code": CODE_VERSION,
         "weights": weights,
+        "modules": list(modules),
         "preprocessing": preprocessing,
         "precision": precision,
         "shares": None if shares is None else shares.tolist(),

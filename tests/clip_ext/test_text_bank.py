@@ -149,11 +149,12 @@ def test_defect_15_anything_that_changes_a_feature_misses_the_cache(clip, tmp_pa
         key(clip=small_clip(seed=1)),
         key(clip=other_dtype),
         key(clip=small_clip(text_cfg={"context_length": 23, "vocab_size": 4514, "width": 32, "heads": 2, "layers": 2})),
+        key(clip=small_clip(quick_gelu=True)),
         key(templates=["a photo of a {}.", "a sketch of a {}."]),
         key(descriptions=changed_sentence),
         key(names=NAMES[::-1]),
     }
-    assert len(keys) == len(list(tmp_path.iterdir())) == 7
+    assert len(keys) == len(list(tmp_path.iterdir())) == 8
 
 
 def test_cache_is_shared_by_banks_that_differ_in_weights_only(clip, tmp_path):

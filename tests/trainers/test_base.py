@@ -113,3 +113,8 @@ def test_trainables_are_announced(make_trainer, caplog) -> None:
         make_trainer("LaFTer")
     assert "Trainable: prompts, 96 numbers, lr x 1, weight decay 0" in caplog.messages
     assert any(message.startswith("Trainable in all: ") for message in caplog.messages)
+
+
+def test_an_empty_backbone_is_refused_by_key(make_trainer) -> None:
+    with pytest.raises(ValueError, match="MODEL.BACKBONE.NAME .* is empty; expected a CLIP: .*tiny12"):
+        make_trainer("LaFTer", {"MODEL.BACKBONE.NAME": ""})

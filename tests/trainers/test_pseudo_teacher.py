@@ -86,6 +86,7 @@ def inputs(tmp_path: Path) -> dict:
         path.write_bytes(b"1234")
     return {
         "weights": "abc",
+        "modules": ["GELU", "Linear"],
         "classifier": torch.zeros(2, 3),
         "preprocessing": "224",
         "paths": [str(path) for path in paths],
@@ -99,6 +100,7 @@ def inputs(tmp_path: Path) -> dict:
     "change",
     [
         {"weights": "abd"},
+        {"modules": ["Linear", "QuickGELU"]},
         {"classifier": torch.ones(2, 3)},
         {"preprocessing": "336"},
         {"shares": torch.tensor([0.5, 0.5])},
