@@ -67,7 +67,7 @@ def build_run(
         settings: Keys below the trainer's node -> values, e.g. {"TEACHER": "frozen"}.
         config_file: YAML merged before the settings.
     """
-    cfg = _make_cfg(trainer, folder, batch=batch, device=device, settings=settings, config_file=config_file)
+    cfg = _make_cfg(trainer, model, folder, batch=batch, device=device, settings=settings, config_file=config_file)
 
     def load_backbone(self: LaFTer) -> LoadedClip:
         clip = build_clip(open_clip.get_model_config(ARCHITECTURES[model]), name=model)
@@ -87,7 +87,7 @@ def build_run(
 
 
 def _make_cfg(
-    trainer: str, folder: Path, *, batch: int, device: str, settings: Mapping[str, Any], config_file: str
+    trainer: str, model: str, folder: Path, *, batch: int, device: str, settings: Mapping[str, Any], config_file: str
 ) -> CfgNode:
     cfg = get_cfg_default()
     add_trainer_configs(cfg)
@@ -100,6 +100,7 @@ def _make_cfg(
         "SEED": 1,
         "USE_CUDA": device.startswith("cuda"),
         "OUTPUT_DIR": str(folder / f"run_{run_number}"),
+        "MODEL.BACKBONE.NAME": model,
         "DATASET.NAME": "NoiseImages",
         "DATASET.ROOT": str(folder / "images"),
         "DATALOADER.NUM_WORKERS": 0,
