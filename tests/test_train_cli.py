@@ -19,7 +19,7 @@ from trainers import runs
 REPOSITORY = Path(__file__).resolve().parent.parent
 PLUGIN = str(REPOSITORY / "tests" / "plugins" / "toy_plugin.py")
 DIGITS = str(REPOSITORY / "configs" / "datasets" / "handwritten_digits.yaml")
-SMALL = "DATASET.NAME ToyColours INPUT.SIZE (4,4) INPUT.TRANSFORMS ('normalize',) DATALOADER.NUM_WORKERS 0".split()
+SMALL = "DATASET.NAME PluginColours INPUT.SIZE (4,4) INPUT.TRANSFORMS ('normalize',) DATALOADER.NUM_WORKERS 0".split()
 SMALL += ["DATALOADER.TRAIN_X.BATCH_SIZE", "4"]
 
 
@@ -184,7 +184,7 @@ def test_record_has_every_field(finished: Path) -> None:
     assert all(record["versions"][name] for name in ("python", "torchvision", "numpy", "open_clip_torch"))
     assert {"git_commit", "git_dirty"} <= record.keys()
     assert record["data"]["sizes"] == {"train_x": 8, "train_u": 0, "val": 8, "test": 8}
-    assert (record["data"]["name"], record["data"]["split_kind"]) == ("ToyColours", "official")
+    assert (record["data"]["name"], record["data"]["split_kind"]) == ("PluginColours", "official")
     assert record["data"]["classes"] == ["red", "blue"]
     assert re.fullmatch("[0-9a-f]{64}", record["data"]["hash"])
 

@@ -20,7 +20,7 @@ def extend_cfg(cfg: CfgNode) -> None:
 
 
 @DATASET_REGISTRY.register()
-class ToyColours(DatasetBase):
+class PluginColours(DatasetBase):
     """Eight pictures per split, two colours."""
 
     dataset_dir = "toy_colours"

@@ -1,8 +1,6 @@
 """The pre-training resumes to the weights of an uninterrupted run and counts every true caption as a positive."""
 
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,44 +9,41 @@ from safetensors.torch import load_file
 
 from scripts import pretrain_tiny_clip as pretrain
 
-ROOT = Path(__file__).resolve().parents[2]
+SIZES = ("--batch-size", "8", "--n-scenes", "8", "--steps", "3", "--warmup-steps", "1", "--save-every", "2")
 
 
-def run(output: Path, work: Path, *words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "scripts" / "pretrain_tiny_clip.py"), "--output", str(output), "--work-dir", str(work)]
-    sizes = ("--batch-size", "8", "--n-scenes", "8", "--steps", "3", "--warmup-steps", "1", "--save-every", "2")
-    return subprocess.run([*command, *sizes, *words], capture_output=True, text=True)
+@pytest.fixture
+def run(monkeypatch):
+    """Return `run(folder, *words, stop_after)`: the script's main; its n-th evaluation ends the program."""
+
+    def start(folder, *words: str, stop_after: int = 99) -> None:
+        calls = []
+
+        def measure(*_) -> dict:
+            calls.append(1)
+            if len(calls) > stop_after:
+                raise KeyboardInterrupt
+            return {}
+
+        monkeypatch.setattr(pretrain, "evaluate", measure)
+        command = ["pretrain", "--output", str(folder / "weights.safetensors"), "--work-dir", str(folder / "work")]
+        monkeypatch.setattr(sys, "argv", [*command, *SIZES, *words])
+        pretrain.main()
+
+    return start
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("straight")
-    done = run(folder / "weights.safetensors", folder / "work")
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-def test_a_resumed_run_equals_a_straight_one(straight, tmp_path):
-    state = torch.load(straight / "work" / "state.pt", weights_only=True)
-    assert state["step"] == 3
-    code = (
-        "from scripts import pretrain_tiny_clip as p\nmeasure, calls = p.evaluate, []\n"
-        "def stop(*given):\n    calls.append(1)\n    if len(calls) == 2:\n        raise SystemExit(7)\n"
-        "    return measure(*given)\n"
-        "p.evaluate = stop\np.main()"
-    )  # the second evaluation stands after the last step and before its state is saved
-    words = ["--output", str(tmp_path / "w.safetensors"), "--work-dir", str(tmp_path / "work"), "--batch-size", "8"]
-    words += ["--n-scenes", "8", "--steps", "3", "--warmup-steps", "1", "--save-every", "2"]
-    assert subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True).returncode == 7
-    assert run(tmp_path / "w.safetensors", tmp_path / "work").returncode == 0
-    first, second = load_file(straight / "weights.safetensors"), load_file(tmp_path / "w.safetensors")
+def test_a_run_killed_after_a_saved_state_ends_with_the_weights_of_a_straight_one(run, tmp_path):
+    run(tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):  # before the state of the last step is saved
+        run(tmp_path / "killed", stop_after=1)
+    assert torch.load(tmp_path / "killed" / "work" / "state.pt", weights_only=True)["step"] == 2
+    run(tmp_path / "killed")
+    first, second = (load_file(tmp_path / name / "weights.safetensors") for name in ("straight", "killed"))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-    assert {value.dtype for name, value in first.items()} == {torch.float16}
-
-
-def test_a_state_of_other_arguments_is_refused(straight):
-    done = run(straight / "other.safetensors", straight / "work", "--seed", "5")
-    assert done.returncode != 0 and "belongs to other arguments" in done.stderr
+    assert {value.dtype for value in first.values()} == {torch.float16}
+    with pytest.raises(SystemExit, match="belongs to other arguments"):
+        run(tmp_path / "straight", "--seed", "5")
 
 
 def test_contrastive_loss_equals_clips_when_every_caption_is_true_of_one_picture():
