@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -60,10 +61,12 @@ def run_row(row: Row, seed: int, output: Path, data: str) -> tuple[float, float]
     command = [sys.executable, "train.py", "--trainer", row.trainer, "--dataset-config-file", DATASET_CONFIG]
     command += ["--config-file", f"configs/trainers/{row.folder}/tiny12.yaml", "--root", data]
     command += ["--output-dir", str(folder), "--seed", str(seed), "--resume", "never", *row.pairs]
+    # Tensors this narrow gain nothing from a second thread, and two threads wait for each other on a busy machine.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
     started = time.perf_counter()
     folder.mkdir(parents=True)
     with open(folder / "console.txt", "w", encoding="utf-8") as console:
-        code = subprocess.run(command, cwd=ROOT, stdout=console, stderr=subprocess.STDOUT).returncode
+        code = subprocess.run(command, cwd=ROOT, env=environment, stdout=console, stderr=subprocess.STDOUT).returncode
     seconds = time.perf_counter() - started
     if code:
         tail = (folder / "console.txt").read_text("utf-8").splitlines()[-15:]

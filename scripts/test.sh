@@ -4,4 +4,5 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 prepare_env all
 cd "$ROOT"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # tiny models: a second thread costs more than it gives
 exec "$VENV_PYTHON" -m pytest -q tests "$@"
