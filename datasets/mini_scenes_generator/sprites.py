@@ -30,7 +30,7 @@ FACES: tuple[str, ...] = (
     *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
     *(f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")),
     *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
-    *(f"cm{family}10" for family in ("b", "mi", "r", "ss", "ti", "tt")),
+    *(f"cm{family}10" for family in ("b", "mi", "r", "ss", "tt")),  # not cmti10: matplotlib before 3.11 lacks it
 )
 _OVERSAMPLE = 4
 
