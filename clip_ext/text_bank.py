@@ -88,6 +88,7 @@ def build_text_bank(
     on_missing: str = "error",
     descriptor_format: str = "",
     keep_underscores: bool = False,
+    known_twins: Sequence[str] = (),
     cache_dir: str | Path | None = None,
     batch: int = 256,
 ) -> TextBank:
@@ -97,7 +98,8 @@ def build_text_bank(
         clip: Loaded CLIP; its text tower runs only on a cache miss.
         classnames: C class names; underscores become spaces in the texts.
         templates: Texts with one `{}` for the class name.
-        descriptions: Class name -> sentences; case, `_`, `-` and repeated spaces of the names do not count.
+        descriptions: Class name -> sentences; case, `_`, `-` and repeated spaces of the names do not count. Without any,
+            mode `lafter` uses the templates alone, with a notice.
         mode: `lafter` (descriptions + templates), `cls_only` (bare names), `single` (the zero-shot template),
             `templates_only`, `descriptions_only`.
         zeroshot_template: Template of mode `single`.
@@ -107,6 +109,7 @@ def build_text_bank(
         descriptor_format: Frame for short descriptors, with `{class}` and `{descriptor}`; empty: descriptions are
             sentences.
         keep_underscores: Keep underscores of class names in the texts.
+        known_twins: Names that may be borne by two classes, with a notice; the classes get the same texts.
         cache_dir: Folder of the feature cache; None: no cache.
         batch: Texts per forward, >= 1.
     Returns:
@@ -115,10 +118,15 @@ def build_text_bank(
         ValueError: If an argument is not allowed, two classes bear the same name, or classes have no text (lists all of
             them).
     """
-    _check_arguments(classnames, templates, mode, on_missing, descriptor_format)
+    problems = _argument_problems(templates, mode, on_missing, descriptor_format)
+    problems += _name_problems(classnames, known_twins)
+    if problems:
+        raise ValueError("; ".join(problems))
     names = list(classnames) if keep_underscores else [name.replace("_", " ") for name in classnames]
     sentences: list[list[str]] = [[] for _ in names]
-    if mode in ("lafter", "descriptions_only"):
+    if mode == "lafter" and not descriptions:
+        logger.info("no descriptions are given for these classes: TEXT.MODE lafter uses the templates alone")
+    elif mode in ("lafter", "descriptions_only"):
         sentences = _describe(classnames, names, descriptions or {}, clean, on_missing, descriptor_format)
     frames = {"cls_only": ["{}"], "single": [zeroshot_template], "descriptions_only": []}.get(mode, templates)
     # Under `descriptions_only`, templates are reached only by a class that has no description.
@@ -146,9 +154,7 @@ def class_prototypes(bank: TextBank) -> Tensor:
     return F.normalize(sums, dim=-1)
 
 
-def _check_arguments(
-    classnames: Sequence[str], templates: Sequence[str], mode: str, on_missing: str, descriptor_format: str
-) -> None:
+def _argument_problems(templates: Sequence[str], mode: str, on_missing: str, descriptor_format: str) -> list[str]:
     problems = []
     if mode not in TEXT_MODES:
         problems.append(f"TEXT.MODE is {mode!r}; expected one of {', '.join(TEXT_MODES)}")
@@ -162,15 +168,24 @@ def _check_arguments(
         problems.append(
             f"TEXT.TEMPLATES is empty, but TEXT.MODE {mode} with TEXT.ON_MISSING {on_missing} reads templates"
         )
-    if not classnames:
-        problems.append("there are no class names")
+    return problems
+
+
+def _name_problems(classnames: Sequence[str], known_twins: Sequence[str]) -> list[str]:
+    """Find classes of one name, which no text can tell apart; those that are known give a notice only."""
+    known = {normalise_name(name) for name in known_twins}
     first_label: dict[str, int] = {}
+    problems = [] if classnames else ["there are no class names"]
     for label, name in enumerate(classnames):
         first = first_label.setdefault(normalise_name(name), label)
-        if first != label:
-            problems.append(f"labels {first} and {label} bear the same class name {name!r}")
-    if problems:
-        raise ValueError("; ".join(problems))
+        if first == label:
+            continue
+        problem = f"labels {first} and {label} bear the same class name {name!r}"
+        if normalise_name(name) in known:
+            logger.warning("%s, as this data set is known to do: their texts are the same", problem)
+        else:
+            problems.append(problem)
+    return problems
 
 
 def _describe(
@@ -193,7 +208,7 @@ def _describe(
             for name, descriptors in zip(names, per_class, strict=True)
         ]
     if clean:
-        per_class, dropped = clean_sentences(per_class)
+        per_class, dropped = clean_sentences(per_class, [normalise_name(name) for name in classnames])
         if any(dropped.values()):
             logger.info(
                 "descriptions dropped: %(short)d short, %(repeated)d repeated, %(shared)d of two classes", dropped

@@ -8,8 +8,8 @@ LaFTer, CuPL and MPVR publish.
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -31,12 +31,15 @@ class DatasetTexts:
         templates: Templates, each with `{}` for the class name.
         descriptions: Class name as written in the file -> sentences; empty if the data set has no descriptions.
         text_epochs: Length of the text phase that suits these texts, epochs.
+        known_twins: Class names that the data set gives to more than one class (ImageNet has two); elsewhere a name that
+            occurs twice is an error.
     """
 
     zeroshot: str
     templates: tuple[str, ...]
     descriptions: Mapping[str, Sequence[str]]
     text_epochs: int
+    known_twins: tuple[str, ...] = ()
 
 
 def available_texts() -> list[str]:
@@ -65,7 +68,7 @@ def load_texts(name: str, *, templates: str = "", descriptions: str = "") -> Dat
         classes = load_descriptions(TEXTS_DIR / "descriptions" / f"{data['descriptions']}.json")
     else:
         classes = {}
-    return DatasetTexts(texts.zeroshot, texts.templates, classes, texts.text_epochs)
+    return replace(texts, descriptions=classes)
 
 
 def load_descriptions(path: str | Path) -> dict[str, list[str]]:
@@ -74,13 +77,14 @@ def load_descriptions(path: str | Path) -> dict[str, list[str]]:
     Returns:
         Class name -> sentences, in the order of the file.
     Raises:
-        ValueError: If a value is not a list of texts, or two keys name the same class (lists every problem).
+        ValueError: If there is no class, a value is not a list of texts, or two keys name the same class (lists every
+            problem).
     """
     path = Path(path)
     data = _read_json(path, "TEXT.DESCRIPTIONS")
     full_form = isinstance(data.get("classes"), dict)
     classes = data["classes"] if full_form else data
-    problems, seen = [], {}
+    problems, seen = [] if classes else ["no class in it"], {}
     for key, sentences in classes.items():
         if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
             problems.append(f"{key!r} is not a list of texts")
@@ -113,17 +117,23 @@ def match_descriptions(
     return [by_name.get(name, []) for name in wanted], unknown
 
 
-def clean_sentences(per_class: Sequence[Sequence[str]]) -> tuple[list[list[str]], dict[str, int]]:
+def clean_sentences(
+    per_class: Sequence[Sequence[str]], owners: Sequence[Hashable] | None = None
+) -> tuple[list[list[str]], dict[str, int]]:
     """Drop what teaches a classifier nothing or the wrong thing; published files hold up to 5.6 % of it.
 
+    Args:
+        per_class: Sentences of each class.
+        owners: What the sentences of each class belong to, by default the class; two classes of one name may own the
+            same sentences.
     Returns:
         The kept sentences per class, and how many were dropped for which reason: `short` (under three words, bare
         numbering included), `repeated` (inside one class), `shared` (found under two classes, dropped from both).
     """
-    owners: dict[str, set[int]] = {}
-    for label, sentences in enumerate(per_class):
+    owners_of: dict[str, set[Hashable]] = {}
+    for owner, sentences in zip(range(len(per_class)) if owners is None else owners, per_class, strict=True):
         for sentence in sentences:
-            owners.setdefault(_comparable(sentence), set()).add(label)
+            owners_of.setdefault(_comparable(sentence), set()).add(owner)
 
     dropped = {"short": 0, "repeated": 0, "shared": 0}
     kept: list[list[str]] = []
@@ -134,7 +144,7 @@ def clean_sentences(per_class: Sequence[Sequence[str]]) -> tuple[list[list[str]]
             text = _comparable(sentence)
             if _BARE_NUMBERING.fullmatch(sentence) or len(text.split()) < MIN_WORDS:
                 dropped["short"] += 1
-            elif len(owners[text]) > 1:
+            elif len(owners_of[text]) > 1:
                 dropped["shared"] += 1
             elif text in seen:
                 dropped["repeated"] += 1
@@ -163,6 +173,7 @@ def _parse_templates(data: dict, source: Path) -> DatasetTexts:
     zeroshot = data.get("zeroshot", DEFAULT_ZEROSHOT_TEMPLATE)
     templates = data.get("templates", [zeroshot])
     epochs = data.get("text_epochs", DEFAULT_TEXT_EPOCHS)
+    twins = data.get("known_twins", [])
     problems = []
     if not isinstance(templates, list) or not templates:
         problems.append(f"'templates' is {templates!r}; expected a non-empty list of texts")
@@ -172,12 +183,15 @@ def _parse_templates(data: dict, source: Path) -> DatasetTexts:
             problems.append(f"template {template!r} needs exactly one '{{}}' for the class name")
     if not isinstance(epochs, int) or epochs < 1:
         problems.append(f"'text_epochs' is {epochs!r}; expected a whole number >= 1")
-    unknown = sorted(set(data) - {"zeroshot", "templates", "descriptions", "text_epochs"})
+    if not isinstance(twins, list) or not all(isinstance(name, str) for name in twins):
+        problems.append(f"'known_twins' is {twins!r}; expected a list of class names")
+        twins = []
+    unknown = sorted(set(data) - {"zeroshot", "templates", "descriptions", "text_epochs", "known_twins"})
     if unknown:
         problems.append(f"unknown keys {', '.join(unknown)}")
     if problems:
         raise ValueError(f"TEXT.TEMPLATES {source}: " + "; ".join(problems))
-    return DatasetTexts(zeroshot, tuple(templates), {}, epochs)
+    return DatasetTexts(zeroshot, tuple(templates), {}, epochs, tuple(twins))
 
 
 def _read_json(path: Path, config_key: str) -> dict:

@@ -37,5 +37,6 @@ def build_class_bank(clip: LoadedClip, node: CfgNode, texts: DatasetTexts, class
         on_missing=node.ON_MISSING,
         descriptor_format=node.DESCRIPTOR_FORMAT,
         keep_underscores=node.KEEP_UNDERSCORES,
+        known_twins=texts.known_twins,
         cache_dir=node.CACHE_DIR,
     )

@@ -84,6 +84,32 @@ def test_missing_descriptions_are_all_listed(clip):
         build_text_bank(clip, [*NAMES, "newt"], TEMPLATES, {"cat": ["a pet with whiskers"], "tree frog": ["1."]})
 
 
+def test_without_descriptions_lafter_uses_templates_with_one_notice(clip, caplog):
+    caplog.set_level(logging.INFO)
+    bank = build_text_bank(clip, NAMES, TEMPLATES, mode="lafter")
+    assert bank.texts == build_text_bank(clip, NAMES, TEMPLATES, mode="templates_only").texts
+    assert caplog.text.count("no descriptions are given") == 1
+    with pytest.raises(ValueError, match="2 of 2 classes have no description"):
+        build_text_bank(clip, NAMES, TEMPLATES, mode="descriptions_only")
+
+
+def test_two_classes_of_one_name_are_an_error_naming_both_labels(clip):
+    names = ["missile", "cat", "Missile", "dog", "dog"]
+    with pytest.raises(ValueError, match="labels 0 and 2 .*'Missile'.*labels 3 and 4 .*'dog'"):
+        build_text_bank(clip, names, TEMPLATES)
+    with pytest.raises(ValueError) as error:
+        build_text_bank(clip, names, TEMPLATES, known_twins=["missile"])
+    assert "labels 3 and 4" in str(error.value) and "labels 0 and 2" not in str(error.value)
+
+
+def test_known_twins_give_a_notice_and_both_get_the_same_texts(clip, caplog):
+    descriptions = {"missile": ["a missile on a launch pad", "too short"], "cat": ["a pet with whiskers"]}
+    bank = build_text_bank(clip, ["missile", "cat", "missile"], TEMPLATES, descriptions, known_twins=["Missile"])
+    assert "labels 0 and 2 bear the same class name 'missile'" in caplog.text
+    texts = ["a missile on a launch pad", "a photo of a missile.", "a drawing of a missile."]
+    assert [[text for text, label in zip(bank.texts, bank.labels, strict=True) if label == k] for k in (0, 2)] == [texts] * 2
+
+
 @pytest.mark.parametrize("mode, n_texts", [("lafter", 4), ("descriptions_only", 1)])
 def test_on_missing_templates_fills_classes_without_descriptions(clip, mode, n_texts, caplog):
     caplog.set_level(logging.INFO)

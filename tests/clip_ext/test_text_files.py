@@ -50,10 +50,10 @@ def test_load_texts_reads_own_files_in_place_of_shipped_ones(tmp_path):
 
 
 def test_load_texts_wrong_templates_file_reports_every_problem(tmp_path):
-    content = {"zeroshot": "no place", "templates": ["{} and {}"], "text_epochs": 0, "template": []}
+    content = {"zeroshot": "no place", "templates": ["{} and {}"], "text_epochs": 0, "template": [], "known_twins": "x"}
     with pytest.raises(ValueError) as error:
         load_texts("any", templates=write(tmp_path / "t.json", content))
-    for part in ("'no place'", "'{} and {}'", "'text_epochs' is 0", "unknown keys template"):
+    for part in ("'no place'", "'{} and {}'", "'text_epochs' is 0", "unknown keys template", "'known_twins' is 'x'"):
         assert part in str(error.value)
 
 
@@ -70,6 +70,12 @@ def test_load_descriptions_full_and_bare_form_agree(tmp_path):
     classes = {"tree frog": ["a green animal"]}
     full = write(tmp_path / "full.json", {"source": "me", "licence": "mine", "classes": classes})
     assert load_descriptions(full) == load_descriptions(write(tmp_path / "bare.json", classes)) == classes
+
+
+def test_load_descriptions_without_a_class_is_an_error(tmp_path):
+    for content in ({}, {"source": "me", "licence": "mine", "classes": {}}):
+        with pytest.raises(ValueError, match="TEXT.DESCRIPTIONS .*no class in it"):
+            load_descriptions(write(tmp_path / "d.json", content))
 
 
 def test_load_descriptions_wrong_values_and_double_names_are_reported_together(tmp_path):
@@ -106,7 +112,7 @@ def test_defect_22_junk_sentences_are_dropped_and_counted():
 @pytest.mark.parametrize("path", TEMPLATE_FILES, ids=lambda path: path.stem)
 def test_shipped_templates_are_complete(path):
     content = json.loads(path.read_text(encoding="utf-8"))
-    assert set(content) == {"zeroshot", "templates", "descriptions", "text_epochs"}
+    assert set(content) - {"known_twins"} == {"zeroshot", "templates", "descriptions", "text_epochs"}
     assert len(set(content["templates"])) == len(content["templates"])
     if content["descriptions"]:
         assert TEXTS_DIR / "descriptions" / f"{content['descriptions']}.json" in DESCRIPTION_FILES
