@@ -7,6 +7,7 @@ turns a batch into named losses; nothing else steps an optimizer.
 from __future__ import annotations
 
 import logging
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from dassl.data import DataManager
 from dassl.data.data_manager import DatasetWrapper
+from dassl.data.datasets import Datum
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import read_image
@@ -31,20 +33,36 @@ from trainers.views import RECIPES, View, build_strong_view
 logger = logging.getLogger(__name__)
 
 
-class Target(Tensor):
-    """Labels of a test batch, (B,), int64, that also carry the rows' other facts in `facts`.
+class FactTensor(Tensor):
+    """A tensor that also carries named facts about its rows; the result of any operation on it is a plain tensor.
 
-    A tensor, so that Dassl's stock evaluator takes it as labels; an evaluator that needs more reads `facts["index"]` and so on.
+    Attributes:
+        facts: Name -> whatever the class below says.
     """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
 
     facts: Mapping[str, Any]
 
     @classmethod
-    def of(cls, labels: Tensor, **facts: Any) -> Target:
-        """Return `labels` with facts attached."""
-        target = labels.as_subclass(cls)
-        target.facts = facts
-        return target
+    def of(cls, tensor: Tensor, **facts: Any) -> FactTensor:
+        """Return `tensor` with facts attached; the memory is shared."""
+        found = tensor.as_subclass(cls)
+        found.facts = facts
+        return found
+
+
+class Target(FactTensor):
+    """Labels of a test batch, (B,), int64, that also carry the rows' other facts.
+
+    A tensor, so that Dassl's stock evaluator takes it as labels; an evaluator that needs more reads `facts`: `index` and
+    `impath`; where there are any, `distribution` (B, C), fp32, a row of zeros if absent, and `has_distribution` (B,), 1 for
+    given votes, 0 for a synthetic or absent row.
+    """
+
+
+class Scores(FactTensor):
+    """Logits of a test batch, (B, C), fp32; `facts["distribution"]` is the predicted distribution, (B, C), rows sum to 1."""
 
 
 class ExtrasWrapper(DatasetWrapper):
@@ -266,8 +284,13 @@ class TunedTrainer(TrainerX):
             shared = [item.impath for item in items if item.impath in tested and item.label >= 0]
             if shared:
                 raise ValueError(f"{len(shared)} labelled image(s) are in both {name} and test, e.g. {shared[0]}")
-        if self.cfg.TEST.FINAL_MODEL == "best_val" and not data.val:
-            raise ValueError("TEST.FINAL_MODEL is 'best_val', but the data set has no val split; expected last_step")
+        if self.cfg.TEST.FINAL_MODEL == "best_val" and not is_labelled(data.val or []):
+            raise ValueError("TEST.FINAL_MODEL is 'best_val', but the data set has no val split with labels; expected last_step")
+
+
+def is_labelled(items: Sequence[Datum]) -> bool:
+    """Whether any item has a label; -1 stands for none."""
+    return any(item.label >= 0 for item in items)
 
 
 def _check_cover(adapt: nn.Module, groups: Sequence[ParameterGroup]) -> None:
@@ -340,3 +363,17 @@ class CLIPTrainer(TunedTrainer):
         """Return (weak view (B, 3, H, W), labels with index and paths attached) on the device."""
         target = Target.of(batch["label"].to(self.device), index=batch["index"], impath=batch["impath"])
         return batch["img"].to(self.device), target
+
+    def test(self, split: str | None = None) -> float | None:
+        """Evaluate as Dassl does; a split whose labels are all -1 is skipped, and None returned."""
+        split = split or self.cfg.TEST.SPLIT
+        items = self.dm.dataset.val if split == "val" and self.val_loader is not None else self.dm.dataset.test
+        if is_labelled(items):
+            return super().test(split)
+        folder = os.path.commonpath([os.path.dirname(os.path.abspath(item.impath)) for item in items])
+        logger.info(
+            "Test skipped: no image of the *%s* split has a label. Predictions come from\n"
+            "python predict.py --model-dir %s --input %s --output predictions.csv",
+            split, self.cfg.OUTPUT_DIR, folder,
+        )  # fmt: skip
+        return None

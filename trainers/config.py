@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from yacs.config import CfgNode
 
+from trainers.dataset_keys import add_dataset_keys
+
 # Allowed values of the keys that are words; `problems_with_choices` checks them for the trainer at work.
 CHOICES: dict[str, tuple[str, ...]] = {
     "PREC": ("auto", "fp32", "bf16", "amp", "fp16"),
@@ -64,7 +66,7 @@ def add_trainer_configs(cfg: CfgNode) -> None:
     Args:
         cfg: What `dassl.config.get_cfg_default()` returned.
     """
-    _add_dataset_keys(cfg.DATASET)
+    add_dataset_keys(cfg.DATASET)
     cfg.TRAINER.ZEROSHOTCLIP = _zeroshot_clip_node()
     cfg.TRAINER.LAFTER = _lafter_node()
     cfg.TRAINER.HYBRIDCASCADELAFTER = _hybrid_cascade_lafter_node()
@@ -92,11 +94,6 @@ def _leaves(node: CfgNode, prefix: str = "") -> list[tuple[str, object]]:
     for key, value in node.items():
         found += _leaves(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [(f"{prefix}{key}", value)]
     return found
-
-
-def _add_dataset_keys(node: CfgNode) -> None:
-    """Keys that the folder `datasets/` reads."""
-    node.SUBSAMPLE_CLASSES = "all"  # all | base (first half of the sorted labels) | new (the rest)
 
 
 def _zeroshot_clip_node() -> CfgNode:

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from clip_ext.aggregation import NeighbourhoodGaussian, StageFusion
-from clip_ext.losses import consistency_loss, distribution_loss, soft_targets
+from clip_ext.losses import consistency_loss
 from clip_ext.stage_heads import StageClassifiers, StageReadout
 from clip_ext.stages import resolve_stages, to_legacy
 from trainers.base import ParameterGroup
 from trainers.lafter import LaFTer
 from trainers.precision import full_precision
-from trainers.pseudo_teacher import PseudoLabels
 from trainers.students import LaFTerStudent, Prediction
+from trainers.targets import TrainingTarget
 
 
 class HybridCascadeStudent(LaFTerStudent):
@@ -165,14 +165,12 @@ class HybridCascadeLaFTer(LaFTer):
             groups.append(ParameterGroup("readout projections", [adapt.readout.weight], 1.0, decay))
         return groups
 
-    def student_losses(self, prediction: Prediction, teacher: PseudoLabels) -> dict[str, Tensor]:
+    def student_losses(self, prediction: Prediction, target: TrainingTarget) -> dict[str, Tensor]:
         """See `LaFTer`; adds consistency between stages and deep supervision, each only if its weight is not 0."""
-        node, losses = self.settings, super().student_losses(prediction, teacher)
+        node, losses = self.settings, super().student_losses(prediction, target)
         if node.CONS_WEIGHT:
             consistency = consistency_loss(prediction.stage_logits, pairs=node.CONS_PAIRS, detach=node.CONS_DETACH)
             losses["consistency"] = node.CONS_WEIGHT * consistency
         if node.DEEP_SUPERVISION:
-            target = soft_targets(teacher.labels, self.num_classes, smoothing=node.LABEL_SMOOTHING)
-            deep = distribution_loss(prediction.stage_logits, target, mask=teacher.counted)
-            losses["deep"] = node.DEEP_SUPERVISION * deep
+            losses["deep"] = node.DEEP_SUPERVISION * self.main_loss(prediction.stage_logits, target)
         return losses

@@ -43,6 +43,7 @@ from trainers.pseudo_teacher import (
 )
 from trainers.report import EpochRecorder, RunReport
 from trainers.students import LaFTerStudent, Prediction
+from trainers.targets import TrainingTarget
 from trainers.views import View, build_train_views, resolve_views
 
 logger = logging.getLogger(__name__)
@@ -240,7 +241,8 @@ class LaFTer(CLIPTrainer):
         found = self.teacher.label(batch.index, batch.weak)
         teacher = PseudoLabels(*(t.to(self.device) for t in (found.labels, found.confidence, found.counted)))
         prediction = self._predict(batch.images)
-        losses = self.student_losses(prediction, teacher)
+        target = TrainingTarget(teacher.labels, teacher.counted, teacher.confidence)
+        losses = self.student_losses(prediction, target)
         self.recorder.add(batch.index, prediction.logits, teacher, losses)
         return losses
 
@@ -248,10 +250,20 @@ class LaFTer(CLIPTrainer):
         with self.autocast():
             return self.student(images)
 
-    def student_losses(self, prediction: Prediction, teacher: PseudoLabels) -> dict[str, Tensor]:
-        """Return the weighted, named losses of a batch; images that do not count are masked out."""
-        target = soft_targets(teacher.labels, self.num_classes, smoothing=self.settings.LABEL_SMOOTHING)
-        return {"main": distribution_loss(prediction.logits, target, mask=teacher.counted)}
+    def student_losses(self, prediction: Prediction, target: TrainingTarget) -> dict[str, Tensor]:
+        """Return the weighted, named losses of a batch; images that do not count are masked out of the main loss."""
+        return {"main": self.main_loss(prediction.logits, target, prediction.distribution_logits)}
+
+    def main_loss(self, logits: Tensor, target: TrainingTarget, distribution_logits: Tensor | None = None) -> Tensor:
+        """Return L_main, the mean over the images that count.
+
+        Args:
+            logits: (B, C), or (S, B, C) for S stages that share the target.
+            target: Of the batch.
+            distribution_logits: Of the distribution's own head, in the shape of `logits` or (B, C); None without such a head.
+        """
+        mixed = soft_targets(target.labels, self.num_classes, smoothing=self.settings.LABEL_SMOOTHING)
+        return distribution_loss(logits, mixed, mask=target.counted)
 
     def after_epoch(self) -> None:
         """Write the label-free report, keep the best epoch by proxy if asked, then Dassl's part: checkpoints."""

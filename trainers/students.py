@@ -27,11 +27,13 @@ class Prediction:
         logits: (B, C), fp32.
         stage_logits: Before fusion, (S, B, C), fp32; S = 1 without stages.
         features: Final image features, (B, E), fp32, not normalised.
+        distribution_logits: Of the distribution's own head, (B, C), fp32; None if one head serves both tasks.
     """
 
     logits: Tensor
     stage_logits: Tensor
     features: Tensor
+    distribution_logits: Tensor | None = None
 
 
 def prompt_bound(info: TowerInfo) -> float:
@@ -48,6 +50,7 @@ class Adapt(nn.Module):
         classifier: Of unit or raw features; None if a child brings another one.
         prompt_tokens: P, rows of `prompts`; 0 = none.
         scale_init: First logit scale; None: features are not normalised and there is no scale.
+        distribution_classifier: Head of the distribution; None if `classifier` serves both tasks.
     """
 
     def __init__(
@@ -58,12 +61,14 @@ class Adapt(nn.Module):
         *,
         prompt_tokens: int,
         scale_init: float | None,
+        distribution_classifier: nn.Module | None = None,
     ) -> None:
         super().__init__()
         bound = prompt_bound(info)
         self.prompts = nn.Parameter(torch.empty(prompt_tokens, info.width).uniform_(-bound, bound)) if prompt_tokens else None
         self.norms = nn.ModuleDict({name.replace(".", "_"): norm for name, norm in norms.items()})
         self.classifier = classifier
+        self.distribution_classifier = distribution_classifier
         self.logit_scale = None if scale_init is None else LogitScale(scale_init)
 
     def scalars(self) -> list[nn.Parameter]:
@@ -80,6 +85,7 @@ class LaFTerStudent(nn.Module):
         prompt_tokens: P shallow prompts after CLS; 0 = none.
         scale_init: First logit scale on unit features; None: raw features, no scale (LaFTer as published).
         checkpoint: Recompute blocks in the backward pass.
+        distribution_head: Give the distribution of the dual task a classifier of its own, (C, E).
     """
 
     def __init__(
@@ -90,13 +96,21 @@ class LaFTerStudent(nn.Module):
         prompt_tokens: int = 50,
         scale_init: float | None = None,
         checkpoint: bool = False,
+        distribution_head: bool = False,
     ) -> None:
         super().__init__()
         self.driver = ExtendedVisionTransformer(build_tower(visual))
         self.checkpoint = checkpoint
         tower = self.driver.tower
-        classifier = TextClassifier(n_classes, tower.info.embed_dim)
-        self.adapt = Adapt(tower.info, tower.norms(), classifier, prompt_tokens=prompt_tokens, scale_init=scale_init)
+        size = (n_classes, tower.info.embed_dim)
+        self.adapt = Adapt(
+            tower.info,
+            tower.norms(),
+            TextClassifier(*size),
+            prompt_tokens=prompt_tokens,
+            scale_init=scale_init,
+            distribution_classifier=TextClassifier(*size) if distribution_head else None,
+        )
 
     @property
     def info(self) -> TowerInfo:
@@ -113,8 +127,10 @@ class LaFTerStudent(nn.Module):
         features = self.driver(images, prompts=self.prompts, checkpoint=self._recomputes(), cls_only_last=True).features
         with full_precision(images.device):
             features = features.float()
-            logits = self.scaled(self.adapt.classifier(self.normalised(features)))
-        return Prediction(logits, logits[None], features)
+            judged = self.normalised(features)
+            logits = self.scaled(self.adapt.classifier(judged))
+            distribution_logits = self.distribution_logits(judged)
+        return Prediction(logits, logits[None], features, distribution_logits)
 
     def _recomputes(self) -> bool:
         return self.checkpoint and torch.is_grad_enabled()
@@ -127,6 +143,11 @@ class LaFTerStudent(nn.Module):
         """Multiply logits by the learned scale, if there is one."""
         return logits if self.adapt.logit_scale is None else logits * self.adapt.logit_scale()
 
+    def distribution_logits(self, features: Tensor) -> Tensor | None:
+        """Return what the distribution's own head says about features (..., E) as `classifier` takes them; None without it."""
+        head = self.adapt.distribution_classifier
+        return None if head is None else self.scaled(head(features))
+
     def plain_features(self, images: Tensor) -> Tensor:
         """Return unit features without prompts, last block only, (B, E), fp32: what the text classifier was trained for."""
         return F.normalize(self.driver(images, cls_only_last=True).features.float(), dim=-1)
@@ -137,8 +158,10 @@ class LaFTerStudent(nn.Module):
 
     @torch.no_grad()
     def set_classifier(self, weight: Tensor) -> None:
-        """Take over a text-trained weight, (C, E)."""
+        """Take over a text-trained weight, (C, E); the distribution's own head starts from it, too."""
         self.adapt.classifier.weight.copy_(weight)
+        if self.adapt.distribution_classifier is not None:
+            self.adapt.distribution_classifier.weight.copy_(weight)
 
     def stage_weights(self) -> dict[str, list]:
         """Return the weights inside and between stages as plain numbers for the report; empty without stages."""
