@@ -12,7 +12,7 @@ from tiny_world import make_cfg
 from yacs.config import CfgNode
 
 import trainers
-from trainers import config
+from trainers import config, dataset_keys
 from trainers.config import CHOICES, RANGES, add_trainer_configs, problems_with_choices
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +51,7 @@ def test_every_key_is_read_by_code(key: str) -> None:
 
 
 def test_every_key_is_declared_with_a_comment() -> None:
-    lines = Path(config.__file__).read_text(encoding="utf-8").splitlines()
+    lines = [line for module in (config, dataset_keys) for line in Path(module.__file__).read_text("utf-8").splitlines()]
     declared: dict[str, bool] = {}
     for line in lines:
         match = re.match(r"    node\.([A-Z_.]+) = (?!CfgNode)", line)
