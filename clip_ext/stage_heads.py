@@ -12,7 +12,7 @@ from clip_ext.towers import VisionTower
 class StageReadout(nn.Module):
     """LayerNorm and projection per stage, starting as copies of a tower's final LayerNorm and projection.
 
-    A stage owns D * E + 2 D numbers, fp32.
+    A stage owns D * E + 2 D numbers, fp32, as leaves of its own, so that it can be frozen while another one trains.
 
     Args:
         tower: Supplies post-LN and projection; it is not changed.
@@ -26,18 +26,32 @@ class StageReadout(nn.Module):
             # The projection is linear, so the unit matrix yields its weight whatever the tower's make.
             projection = tower.project(torch.eye(tower.info.width, dtype=norm.weight.dtype, device=norm.weight.device))
         self.eps = norm.eps
-        self.scale = nn.Parameter(norm.weight.detach().float().repeat(n_stages, 1))  # (S, D)
-        self.shift = nn.Parameter(norm.bias.detach().float().repeat(n_stages, 1))  # (S, D)
-        self.weight = nn.Parameter(projection.float().repeat(n_stages, 1, 1))  # (S, D, E)
+        self.scale = _copies(norm.weight, n_stages)  # S x (D,)
+        self.shift = _copies(norm.bias, n_stages)  # S x (D,)
+        self.weight = _copies(projection, n_stages)  # S x (D, E)
 
     def norms(self) -> list[nn.Parameter]:
         """Return the LayerNorms' parameters."""
-        return [self.scale, self.shift]
+        return [*self.scale, *self.shift]
+
+    def projections(self) -> list[nn.Parameter]:
+        """Return the projections, (D, E) each."""
+        return list(self.weight)
+
+    def of_stage(self, stage: int) -> list[nn.Parameter]:
+        """Return the parameters of one stage, counted from 0."""
+        return [self.scale[stage], self.shift[stage], self.weight[stage]]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map stage tokens (S, B, D), fp32, to the joint space, (S, B, E)."""
+        scale, shift, weight = (torch.stack(list(leaves)) for leaves in (self.scale, self.shift, self.weight))
         normed = F.layer_norm(x, x.shape[-1:], eps=self.eps)
-        return torch.bmm(torch.addcmul(self.shift[:, None], normed, self.scale[:, None]), self.weight)
+        return torch.bmm(torch.addcmul(shift[:, None], normed, scale[:, None]), weight)
+
+
+def _copies(start: Tensor, count: int) -> nn.ParameterList:
+    """Return `count` fp32 leaves that start from the same values."""
+    return nn.ParameterList(nn.Parameter(start.detach().clone().float()) for _ in range(count))
 
 
 class StageClassifiers(nn.Module):

@@ -132,6 +132,8 @@ def make_cfg(world: Path, output: Path, trainer: str, overrides: dict[str, Any] 
     }
     if trainer != "ZeroshotCLIP":
         settings |= {f"{node}.PROMPT_TOKENS": 3, f"{node}.WARMUP_EPOCHS": 1}
+    if trainer == "MultiLayerLaFTer":
+        settings[f"{node}.PROGRESSIVE"] = False  # two epochs are too few for it
     for key, value in (overrides or {}).items():
         settings[f"{node}{key}" if key.startswith(".") else key] = value
     cfg.merge_from_list([item for pair in settings.items() for item in pair])

@@ -96,14 +96,16 @@ class LaFTer(CLIPTrainer):
 
     def build_student(self) -> LaFTerStudent:
         """Return the model that is tuned."""
+        return LaFTerStudent(self.clip.model.visual, self.num_classes, **self.student_options())
+
+    def student_options(self) -> dict[str, Any]:
+        """Return the keyword arguments of the student that the config decides."""
         node = self.settings
-        return LaFTerStudent(
-            self.clip.model.visual,
-            self.num_classes,
-            prompt_tokens=node.PROMPT_TOKENS,
-            scale_init=node.SCALE_INIT if node.FEAT_NORM == "l2" else None,
-            checkpoint=node.GRAD_CKPT,
-        )
+        return {
+            "prompt_tokens": node.PROMPT_TOKENS,
+            "scale_init": node.SCALE_INIT if node.FEAT_NORM == "l2" else None,
+            "checkpoint": node.GRAD_CKPT,
+        }
 
     def trainable_groups(self) -> list[ParameterGroup]:
         """Declare what trains, and how."""
