@@ -12,6 +12,7 @@ from collections.abc import Callable
 from yacs.config import CfgNode
 
 from trainers.dataset_keys import add_dataset_keys
+from trainers.evaluators import label_distribution
 
 # Allowed values of the keys that are words; `problems_with_choices` checks them for the trainer at work.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -67,6 +68,7 @@ def add_trainer_configs(cfg: CfgNode) -> None:
         cfg: What `dassl.config.get_cfg_default()` returned.
     """
     add_dataset_keys(cfg.DATASET)
+    label_distribution.add_config(cfg)
     cfg.TRAINER.ZEROSHOTCLIP = _zeroshot_clip_node()
     cfg.TRAINER.LAFTER = _lafter_node()
     cfg.TRAINER.HYBRIDCASCADELAFTER = _hybrid_cascade_lafter_node()
