@@ -20,7 +20,7 @@ from pathlib import Path
 
 import packaging.version
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.timing import wait_for
@@ -28,6 +28,7 @@ from dassl_host import ensure_dassl
 
 LR = 5e-4  # as in our published.yaml and in the checkout's scripts
 PACKAGES = ("clip", "datasets", "trainers", "utils")
+GRADIENTS_FILE = "gradients_reference.safetensors"  # of the first step, beside the start file
 
 
 class Feed:
@@ -65,7 +66,7 @@ def serve_checkout(pipe: Connection, start_file: Path, args: argparse.Namespace)
         script = import_checkout(args.checkout, args.device)
         model = build_model(script, start, args.device)
         feed = Feed(pipe, [start["weak"], start["strong"]], args.device)
-        record_losses(script, feed.losses)
+        record_step(script, model, feed.losses, start_file.parent / GRADIENTS_FILE)
         settings = argparse.Namespace(
             txt_epochs=0, epochs=1, lr=LR, scheduler="cosine", mile_stones=None, print_freq=sys.maxsize
         )
@@ -104,12 +105,13 @@ def build_model(script: types.ModuleType, start: dict[str, Tensor], device: str)
     return model
 
 
-def record_losses(script: types.ModuleType, losses: list[Tensor]) -> None:
-    """Let the checkout's loss function note its values."""
+def record_step(script: types.ModuleType, model: nn.Module, losses: list[Tensor], gradients_file: Path) -> None:
+    """Let the checkout's loss function note its values, and its optimizer write the gradients of the first step."""
     set_up = script.setup_lafter_training_utils
 
     def set_up_and_record(*args: object) -> tuple:
         optimizer, scheduler, criterion = set_up(*args)
+        optimizer.register_step_pre_hook(lambda *_: save_gradients(model, gradients_file))
 
         def recorded(*inputs: Tensor) -> Tensor:
             loss = criterion(*inputs)
@@ -119,3 +121,24 @@ def record_losses(script: types.ModuleType, losses: list[Tensor]) -> None:
         return optimizer, scheduler, recorded
 
     script.setup_lafter_training_utils = set_up_and_record
+
+
+def save_gradients(model: nn.Module, path: Path) -> None:
+    """Write the gradients that the loss reached, under our names, unless an earlier step has."""
+    if path.exists():
+        return
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    save_file({our_name(name): grad.detach().cpu().clone().contiguous() for name, grad in found.items()}, path)
+
+
+def our_name(name: str) -> str:
+    """Translate the checkout's name of a trainable parameter to the one in our `adapt`."""
+    if name == "prompt_embeddings":
+        return "prompts"
+    if name.startswith("adapter."):
+        return "classifier.weight"
+    norm, kind = name.split("visual.")[-1].rsplit(".", 1)
+    if norm.startswith("transformer.resblocks."):  # counted from 0 there, from 1 here
+        number, norm = norm.removeprefix("transformer.resblocks.").split(".")
+        norm = f"blocks_{int(number) + 1}_{norm}"
+    return f"norms.{norm}.{kind}"

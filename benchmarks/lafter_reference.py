@@ -1,7 +1,7 @@
 """LaFTer's training step against the public implementation (jmiemirza/LaFTer), of which the user names a checkout.
 
 Two processes: ours runs the shipped trainer with `published.yaml`, the other the checkout's own loop, unchanged. The losses of
-all steps are compared, which shows that both compute the same. Aligned at the start: the weights of the CLIP (theirs are
+all steps and the first step's gradients of every trainable that both have are compared, which shows that both compute the same. Aligned at the start: the weights of the CLIP (theirs are
 rounded to fp16 when built, so they are set again), the prompts (theirs start in the range of 16 px patches, whatever the
 model), the classifier, and both views of the one batch. What LaFTer can do here beyond the paper, labels that are made once,
 is timed too. Goal on two CPU cores: at least 1.5 times as fast.
@@ -22,14 +22,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.lafter_checkout import serve_checkout
+from benchmarks.lafter_checkout import GRADIENTS_FILE, serve_checkout
 from benchmarks.timing import interleave, stopwatch
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED, LABELS_ONCE, REFERENCE = "ours, published", "ours, labels made once", "reference"
+OUR_GRADIENTS_FILE = "gradients_ours.safetensors"
 SETTINGS = {PUBLISHED: {}, LABELS_ONCE: {"TEACHER": "frozen", "AUGMENT": "auto"}}
 
 
@@ -41,9 +42,9 @@ def serve_ours(pipe: Connection, start_file: Path, args: argparse.Namespace) -> 
     torch.set_num_threads(args.threads)
     folder = start_file.parent
     write_noise(folder, batch=args.batch)
-    steps = {}
+    runs, steps = {}, {}
     for name, settings in SETTINGS.items():
-        run = build_run(
+        runs[name] = run = build_run(
             "LaFTer",
             args.model,
             folder,
@@ -63,6 +64,9 @@ def serve_ours(pipe: Connection, start_file: Path, args: argparse.Namespace) -> 
     for name in iter(pipe.recv, None):
         losses: list[dict[str, float]] = []
         seconds = stopwatch(lambda step=steps[name]: losses.append(step()), args.device)()
+        if name == PUBLISHED and not (folder / OUR_GRADIENTS_FILE).exists():
+            gradients = {key: p.grad.detach().cpu().clone() for key, p in runs[name].student.adapt.named_parameters()}
+            save_file(gradients, folder / OUR_GRADIENTS_FILE)
         pipe.send((seconds, losses[0]["loss"]))
 
 
@@ -107,6 +111,7 @@ def compare(args: argparse.Namespace) -> None:
             pipe.send(None)
         for process in multiprocessing.active_children():
             process.join()
+        gradients = compare_gradients(start_file.parent)
     print(
         f"{args.model}, batch {args.batch}, {args.threads} threads, {args.device}, ours in {args.prec}, reference in fp32, "
         f"{args.rounds} rounds"
@@ -115,7 +120,21 @@ def compare(args: argparse.Namespace) -> None:
         print(f"  {name:<22} {value:8.3f} s  reference / this {medians[REFERENCE] / value:5.2f}")
     differences = [abs(a - b) for a, b in zip(losses[PUBLISHED], losses[REFERENCE], strict=True)]
     print(f"loss of the first step: ours {losses[PUBLISHED][0]:.6f}, reference {losses[REFERENCE][0]:.6f}")
+    print(gradients)
     print(f"difference of the losses: {differences[0]:.1e}, largest of all {len(differences)} steps {max(differences):.1e}")
+
+
+def compare_gradients(folder: Path) -> str:
+    """Return a line on the largest relative difference, |ours - theirs| / |theirs| of each shared parameter's gradient."""
+    ours, theirs = load_file(folder / OUR_GRADIENTS_FILE), load_file(folder / GRADIENTS_FILE)
+    shared = sorted(ours.keys() & theirs.keys())
+    errors = {name: ((ours[name] - theirs[name].view_as(ours[name])).norm() / theirs[name].norm()).item() for name in shared}
+    worst = max(errors, key=errors.__getitem__)
+    alone = sorted(ours.keys() ^ theirs.keys()) or "none"
+    return (
+        f"gradients of the first step: {len(shared)} parameters in both, in one only: {alone}; "
+        f"largest relative difference {errors[worst]:.1e} ({worst})"
+    )
 
 
 def main() -> None:
