@@ -56,6 +56,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "NGA_SIGMA_MIN": (lambda v: v > 0, "above 0"),
     "CONS_WEIGHT": (lambda v: v >= 0, "0 (off) or more"),
     "DEEP_SUPERVISION": (lambda v: v >= 0, "0 (off) or more"),
+    "UNSURE_BELOW": (lambda v: 0 <= v <= 1, "in [0, 1]"),
     "TEXT.EPOCHS": (lambda v: v >= 0, "0 (the templates file's value) or more"),
     "TEXT.NOISE_STD": (lambda v: v >= 0, "0 or more"),
 }
@@ -101,6 +102,7 @@ def _leaves(node: CfgNode, prefix: str = "") -> list[tuple[str, object]]:
 def _zeroshot_clip_node() -> CfgNode:
     node = CfgNode()
     node.PREC = "auto"  # auto (bf16 on a GPU that has it, else fp32) | fp32 | bf16 | amp | fp16 (half weights, GPU)
+    node.UNSURE_BELOW = 0.5  # predict.py marks predictions of a lower confidence; [0, 1]
     _add_text_keys(node)
     node.TEXT.MODE = "single"
     return node
@@ -109,6 +111,7 @@ def _zeroshot_clip_node() -> CfgNode:
 def _lafter_node() -> CfgNode:
     node = CfgNode()
     node.PREC = "auto"  # auto (bf16 autocast on a GPU that has it, else fp32) | fp32 | bf16 | amp | fp16 (both: fp16 autocast)
+    node.UNSURE_BELOW = 0.5  # predict.py marks predictions of a lower confidence; [0, 1]
     _add_pseudo_label_keys(node)
     _add_text_keys(node)
     node.TEXT.EPOCHS = 0  # full-batch steps of the text phase; 0 = the templates file's own number, else 400

@@ -1,0 +1,104 @@
+"""Use a trained run: images in, one row of predictions per image out.
+
+    python predict.py --model-dir output/first --input photos --output photos.csv
+
+The run's configuration, class names and weights are read from its folder; its training data are not needed. A folder is searched
+to the bottom. An image that cannot be read gets a row whose `error` says why. Beside the output, a .json of the same name holds what
+is the same for all rows. Exit code: 0, or 1 if images could not be read, or 2 if nothing was predicted.
+"""
+import argparse
+import contextlib
+import dataclasses
+import logging
+import os
+import sys
+import time
+
+import train
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)  # fmt: skip
+    add = parser.add_argument
+    add("--model-dir", metavar="RUN", required=True, help="run folder of a training (its --output-dir)")
+    add("--input", metavar="PATH", nargs="+", required=True, help="image files and folders")
+    add("--output", metavar="FILE", required=True, help="file to write, .csv or .jsonl; an older one is replaced")
+    add("--load-epoch", type=int, metavar="N", help="weights after epoch N; default: the best on validation, else the last")
+    add("--top-k", type=int, default=3, metavar="N", help="classes to list per image (default 3)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto: a GPU if the run may use one")
+    add("--import", dest="imports", action="append", default=[], metavar="FILE.py",
+        help="import a file that registers your trainers; repeatable")  # fmt: skip
+    add("--offline", action="store_true", help="never ask a model hub for anything")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings that override the run's, after all flags")
+    return parser
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Parse flags and the KEY VALUE pairs behind them; a misplaced flag or pair ends the program with a message."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    flag = next((word for word in args.opts if word.startswith("--")), None)
+    if flag:
+        parser.error(f"{flag} stands among the KEY VALUE pairs; give all flags before them")
+    if len(args.opts) % 2:
+        parser.error(f"KEY VALUE pairs expected, got {len(args.opts)} words: {' '.join(args.opts)}")
+    key = next((word for word in args.input if train.CONFIG_KEY.fullmatch(word) and not os.path.exists(word)), None)
+    if key:
+        parser.error(f"--input swallowed the setting {key}; put another flag before it")
+    if args.top_k < 1:
+        parser.error(f"--top-k is {args.top_k}; expected 1 or more")
+    return args
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Run one command line; returns the number of images that could not be read.
+
+    Raises:
+        ValueError, OSError, RuntimeError: With a message for the user; the output is then as it was before.
+    """
+    from trainers import runs
+    from trainers.config_merge import Setting
+    from trainers.prediction import Tally, describe_prediction, predict_images
+    from trainers.prediction_files import check_output, find_images, write_facts, write_rows
+    from trainers.prediction_run import load_trainer, read_run
+
+    started = time.perf_counter()
+    output, found = check_output(args.output), find_images(args.input)
+    for path in args.imports:
+        runs.import_file(path)
+    pairs = zip(args.opts[0::2], args.opts[1::2], strict=True)
+    run = read_run(args.model_dir, [Setting(key, value, "command line") for key, value in pairs], device=args.device)
+    with contextlib.redirect_stdout(sys.stderr):  # the engine's lines; ours is the last one
+        trainer, checkpoint = load_trainer(run, args.load_epoch)
+        tally = Tally()
+        write_rows(output, tally.count(predict_images(trainer, found.paths, run.classes, top_k=args.top_k)))
+    write_facts(output.with_suffix(".json"), {**describe_prediction(trainer, run, checkpoint), **dataclasses.asdict(tally)})
+    others = f", {len(found.others)} other files passed over" if found.others else ""
+    sys.stdout.write(
+        f"{output}: {tally}{others}; {run.cfg.TRAINER.NAME}, {checkpoint or 'nothing trained'}, {trainer.device}, "
+        f"{time.perf_counter() - started:.1f} s\n"
+    )
+    return tally.failed
+
+
+def main(argv: list[str]) -> None:
+    """Run one command line. Only the standard library is imported before it is known to be well formed."""
+    args = parse_args(argv)
+    if args.offline:  # read by the hub's clients when they are imported
+        os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+    logging.basicConfig(format="%(message)s")
+
+    import datasets  # noqa: F401  (registers the data sets: a trainer may ask the run's for the order of its classes on a ring)
+
+    try:
+        failed = predict(args)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.exit(2)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

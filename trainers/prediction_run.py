@@ -1,0 +1,195 @@
+"""A trained run as something to use: its configuration, classes and weights, without the data it learned from.
+
+The trainer is built as in training, but in the place of its data set stands one that knows the class names only. So neither the
+training images nor, for the trainers that keep their text classifier in the checkpoint, any text is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from yacs.config import CfgNode
+
+from trainers.config import add_trainer_configs
+from trainers.config_merge import Setting, merge_settings, read_yaml
+
+logger = logging.getLogger(__name__)
+
+BEST_MODEL = "model-best.pth.tar"
+EPOCH_MODEL = re.compile(r"model\.pth\.tar-(\d+)")
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a run folder says about the run.
+
+    Attributes:
+        path: The folder.
+        cfg: Its configuration, made fit for prediction, frozen.
+        classes: Class names in label order.
+        data_hash: Of the data it learned from, as in run.json.
+    """
+
+    path: Path
+    cfg: CfgNode
+    classes: tuple[str, ...]
+    data_hash: str | None
+
+
+def read_run(folder: str | Path, settings: Sequence[Setting] = (), *, device: str = "auto") -> TrainedRun:
+    """Read config.yaml and run.json of a run.
+
+    Args:
+        folder: Run folder.
+        settings: Override the stored configuration.
+        device: `auto` (as configured, if there is a GPU), `cpu` or `cuda`.
+    Raises:
+        FileNotFoundError: If the folder or one of the files is missing.
+        ValueError: If a file cannot be used: all problems of the configuration at once, or no class list.
+    """
+    path = Path(folder)
+    record = _read_record(path)
+    if record.get("status") != "finished":
+        logger.warning("Note: the run of %s has not finished (status %s)", path, record.get("status"))
+    data = record.get("data") or {}
+    if not data.get("classes"):
+        raise ValueError(f"{path / 'run.json'} lists no classes: the run ended before its data were read")
+    cfg = _read_cfg(path, settings)
+    _fit_for_prediction(cfg, path, device)
+    cfg.freeze()
+    return TrainedRun(path, cfg, tuple(data["classes"]), data.get("hash"))
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no run folder {path} (looked in {Path.cwd()})")
+    for name in ("config.yaml", "run.json"):
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"{path} is no run folder: it has no {name}; give the --output-dir of a training")
+    try:
+        return json.loads((path / "run.json").read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path / 'run.json'} is not readable: {error}") from error
+
+
+def _read_cfg(path: Path, settings: Sequence[Setting]) -> CfgNode:
+    cfg = get_cfg_default()
+    add_trainer_configs(cfg)
+    stored, problems = read_yaml(str(path / "config.yaml"))
+    problems += merge_settings(cfg, [*stored, *settings])
+    known = TRAINER_REGISTRY.registered_names()
+    if cfg.TRAINER.NAME not in known:
+        problems.append(f"TRAINER.NAME is {cfg.TRAINER.NAME!r}; expected one of {', '.join(sorted(known))} (or --import its file)")
+    if problems:
+        raise ValueError(f"{len(problems)} problem(s) in the configuration:\n  " + "\n  ".join(problems))
+    return cfg
+
+
+def _fit_for_prediction(cfg: CfgNode, path: Path, device: str) -> None:
+    """Switch off what belongs to training, and choose the device."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda, but PyTorch finds no GPU; expected cpu or auto")
+    if device != "auto":
+        cfg.USE_CUDA = device == "cuda"
+    cfg.OUTPUT_DIR, cfg.RESUME, cfg.VERBOSE = str(path), "", False
+    cfg.TEST.EVALUATOR = "Classification"  # never asked; others may want more of the data than there is
+    cfg.DATALOADER.TRAIN_X.SAMPLER = "SequentialSampler"
+    node = cfg.TRAINER.get(cfg.TRAINER.NAME.upper(), CfgNode())
+    if "CACHE_IMAGES" in node:
+        node.CACHE_IMAGES = "none"
+    if node.get("PREC") in ("amp", "fp16") and not (cfg.USE_CUDA and torch.cuda.is_available()):
+        logger.warning("Note: the run's PREC %s needs a GPU; fp32 is used on the CPU", node.PREC)
+        node.PREC = "fp32"
+
+
+class RunClasses(DatasetBase):
+    """Class names without images; `_register_for` makes the subclass that a run's trainer finds."""
+
+    names: tuple[str, ...] = ()
+    placeholder = ""  # an existing file: loaders insist on an item, which is never read
+
+    def __init__(self, cfg: CfgNode) -> None:
+        items = [Datum(impath=self.placeholder, label=-1)]
+        super().__init__(train_x=items, test=items)
+
+    @property
+    def classnames(self) -> list[str]:
+        return list(self.names)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.names)
+
+    @property
+    def lab2cname(self) -> dict[int, str]:
+        return dict(enumerate(self.names))
+
+
+@contextmanager
+def _classes_in_place_of_data(run: TrainedRun) -> Iterator[None]:
+    """Let the run's data set name mean `RunClasses`; trainers also find their texts by that name, so it has to stay."""
+    name = run.cfg.DATASET.NAME
+    original = DATASET_REGISTRY.get(name) if name in DATASET_REGISTRY.registered_names() else None
+    ring = getattr(original, "emotion_ring", ())
+    facts = {"names": run.classes, "placeholder": str(run.path / "config.yaml"), "emotion_ring": ring}
+    DATASET_REGISTRY.register(type(name, (RunClasses,), facts), force=True)
+    try:
+        yield
+    finally:
+        if original is not None:
+            DATASET_REGISTRY.register(original, force=True)
+
+
+def load_trainer(run: TrainedRun, epoch: int | None = None) -> tuple[Any, str | None]:
+    """Build the run's trainer and load its weights.
+
+    Args:
+        run: From `read_run`.
+        epoch: Finished epochs of the checkpoint to load; None: the best on validation, else the last one.
+    Returns:
+        The trainer in evaluation mode, and the name of the checkpoint file; None for a trainer without weights of its own.
+    Raises:
+        FileNotFoundError: If the run has no such checkpoint (lists those it has).
+        ValueError: If the checkpoint does not fit the configuration and the classes.
+    """
+    with _classes_in_place_of_data(run):
+        trainer = build_trainer(run.cfg)
+    trainer.set_model_mode("eval")
+    names = trainer.get_model_names()
+    if not names:
+        if epoch is not None:
+            raise ValueError(f"--load-epoch {epoch}, but {run.cfg.TRAINER.NAME} trains nothing and has no checkpoint")
+        return trainer, None
+    best = all((run.path / name / BEST_MODEL).is_file() for name in names)
+    if epoch is None and not best:
+        epoch = _last_epoch(run.path, names)
+    try:
+        trainer.load_model(str(run.path), epoch=epoch)
+    except RuntimeError as error:  # torch's words for parameters that are missing, left over or of another shape
+        raise ValueError(
+            f"the checkpoint in {run.path} does not fit its configuration and the {len(run.classes)} classes of run.json "
+            f"({', '.join(run.classes[:5])}{', ...' if len(run.classes) > 5 else ''}): {error}"
+        ) from error
+    return trainer, BEST_MODEL if epoch is None else f"model.pth.tar-{epoch}"
+
+
+def _last_epoch(path: Path, names: Sequence[str]) -> int:
+    """Return the highest epoch that every registered model has a checkpoint of."""
+    epochs = [
+        {int(match[1]) for file in (path / name).glob("*") if (match := EPOCH_MODEL.fullmatch(file.name))} for name in names
+    ]
+    shared = set.intersection(*epochs)
+    if not shared:
+        raise FileNotFoundError(f"{path} has no checkpoint yet: expected {', '.join(f'{name}/model.pth.tar-*' for name in names)}")
+    return max(shared)
