@@ -11,6 +11,7 @@ compat.apply()
 from trainers import evaluators  # noqa: E402, F401  (registers them)
 from trainers.hybrid_cascade_lafter import HybridCascadeLaFTer  # noqa: E402
 from trainers.lafter import LaFTer  # noqa: E402
+from trainers.multilayer_lafter import MultiLayerLaFTer  # noqa: E402
 from trainers.zeroshot_clip import ZeroshotCLIP  # noqa: E402
 
-__all__ = ["HybridCascadeLaFTer", "LaFTer", "ZeroshotCLIP"]
+__all__ = ["HybridCascadeLaFTer", "LaFTer", "MultiLayerLaFTer", "ZeroshotCLIP"]

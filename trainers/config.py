@@ -27,7 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "AUGMENT": ("auto", "two_crop", "single_crop", "none"),
     "CACHE_IMAGES": ("none", "ram"),
     "SCHEDULER_STEP": ("epoch", "update"),
-    "STAGE_SCHEME": ("auto", "cascadeclip", "keep_last"),
+    "PROMPT_MODE": ("replace", "accumulate", "deep"),
     "READOUT": ("shared", "stage"),
     "STAGE_CLASSIFIER": ("shared", "copy"),
     "NGA_MODE": ("gaussian", "free", "mean", "last"),
@@ -45,6 +45,8 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "KEEP_SHARE": (lambda v: 0 < v <= 1, "in (0, 1]"),
     "SCALE_INIT": (lambda v: 1 <= v <= 100, "in [1, 100]"),
     "PROMPT_TOKENS": (lambda v: v >= 0, "0 or more"),
+    "PROGRESSIVE_WARMUP": (lambda v: v >= 0, "0 or more"),
+    "PROGRESSIVE_EPOCHS": (lambda v: v >= 0, "0 or more"),
     "WARMUP_EPOCHS": (lambda v: v >= 0, "0 or more"),
     "ADAPTER_LR_MULT": (lambda v: v > 0, "above 0"),
     "NGA_LR_MULT": (lambda v: v > 0, "above 0"),
@@ -72,6 +74,7 @@ def add_trainer_configs(cfg: CfgNode) -> None:
     label_distribution.add_config(cfg)
     cfg.TRAINER.ZEROSHOTCLIP = _zeroshot_clip_node()
     cfg.TRAINER.LAFTER = _lafter_node()
+    cfg.TRAINER.MULTILAYERLAFTER = _multilayer_lafter_node()
     cfg.TRAINER.HYBRIDCASCADELAFTER = _hybrid_cascade_lafter_node()
 
 
@@ -123,12 +126,31 @@ def _lafter_node() -> CfgNode:
     return node
 
 
+def _multilayer_lafter_node() -> CfgNode:
+    node = _lafter_node()
+    _add_stage_keys(node)
+    node.PROMPT_TOKENS = 16  # per stage
+    node.PROMPT_MODE = "replace"  # the prompts of a stage: replace | accumulate (join) those of the stage before | deep (per block)
+    node.READOUT = "stage"
+    node.CONS_PAIRS = "adjacent"
+    node.PROGRESSIVE = True  # stages begin to train from the deepest to the shallowest
+    node.PROGRESSIVE_WARMUP = 2  # epochs of the deepest stage alone
+    node.PROGRESSIVE_EPOCHS = 3  # epochs after that which open one more stage each; then everything trains
+    return node
+
+
 def _hybrid_cascade_lafter_node() -> CfgNode:
     node = _lafter_node()
+    _add_stage_keys(node)
+    return node
+
+
+def _add_stage_keys(node: CfgNode) -> None:
+    """Which blocks are read in which stages, and how the stages are judged together."""
     node.FEAT_NORM = "l2"
     node.SCHEDULER = "warmup_constant"
     node.ADAPTER_LR_MULT = 5.0
-    node.STAGE_SCHEME = "auto"  # auto (blocks 5-7, 8-9, 10-12 of 12) | cascadeclip | keep_last
+    node.STAGE_SCHEME = "auto"  # auto | MultiLayer: even, shallow_deep | Hybrid: cascadeclip, keep_last; see clip_ext/stages.py
     node.STAGES = []  # lists of 1-based block numbers, e.g. [[5, 6, 7], [8, 9], [10, 11, 12]]; overrides STAGE_SCHEME
     node.READOUT = "shared"  # shared (CLIP's own post-norm and projection) | stage (trainable copies per stage)
     node.STAGE_CLASSIFIER = "shared"  # shared | copy (one trainable copy of the text classifier per stage)
@@ -142,7 +164,6 @@ def _hybrid_cascade_lafter_node() -> CfgNode:
     node.CONS_PAIRS = "all"  # all | adjacent | to_last
     node.CONS_DETACH = True  # the deeper stage of a pair is a target only
     node.DEEP_SUPERVISION = 0.0  # weight of the main loss on every single stage; 0 = off
-    return node
 
 
 def _add_pseudo_label_keys(node: CfgNode) -> None:

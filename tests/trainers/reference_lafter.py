@@ -1,4 +1,4 @@
-"""LaFTer and its Hybrid written a second time, from the formulas, with plain loops: slow, short, and sharing no code of ours.
+"""LaFTer, its Hybrid and its MultiLayer written a second time, from the formulas, with plain loops: slow, short, and sharing no code of ours.
 
 A run is replayed on the batches that a trainer saw: same start, own forward pass, own teacher, own losses, own schedule.
 """
@@ -25,6 +25,9 @@ class Settings:
     threshold: float = 0.0
     align: bool = False
     consistency: float = 0.0
+    pairs: str = "all"  # all | adjacent
+    prompt_mode: str = "replace"  # replace | accumulate | deep
+    unfreezing: tuple[int, int] | None = None  # W, G of MultiLayer; None: everything trains from the start
     lr: float = 1e-3
     weight_decay: float = 0.01
     adapter_mult: float = 1.0
@@ -43,7 +46,7 @@ class Start:
     scale_log: Tensor | None = None
     rho: Tensor | None = None
     beta: Tensor | None = None
-    norm_names: list[str] = field(default_factory=list)
+    stage_prompts: dict[int, Tensor] = field(default_factory=dict)  # MultiLayer: by the block they enter at
 
 
 def attention(block: nn.Module, x: Tensor) -> Tensor:
@@ -59,15 +62,21 @@ def attention(block: nn.Module, x: Tensor) -> Tensor:
     return torch.cat(heads, dim=-1) @ attn.out_proj.weight.t() + attn.out_proj.bias
 
 
-def cls_of_every_block(visual: nn.Module, images: Tensor, prompts: Tensor | None) -> list[Tensor]:
-    """Return the CLS token after each block, (B, D) each; prompts enter after CLS, before block 1."""
+def cls_of_every_block(
+    visual: nn.Module, images: Tensor, prompts: dict[int, Tensor], *, accumulate: bool = False
+) -> list[Tensor]:
+    """Return the CLS token after each block, (B, D) each.
+
+    The prompts of a block enter after CLS before it; older ones make room, or move back if they accumulate.
+    """
     patches = visual.conv1(images).flatten(2).transpose(1, 2)
     cls = visual.class_embedding.expand(len(images), 1, -1)
     x = visual.ln_pre(torch.cat([cls, patches], dim=1) + visual.positional_embedding)
-    if prompts is not None:
-        x = torch.cat([x[:, :1], prompts.expand(len(images), -1, -1), x[:, 1:]], dim=1)
     tokens = []
-    for block in visual.transformer.resblocks:
+    for number, block in enumerate(visual.transformer.resblocks, start=1):
+        if number in prompts:
+            rest = x[:, 1:] if accumulate else x[:, -patches.shape[1] :]
+            x = torch.cat([x[:, :1], prompts[number].expand(len(images), -1, -1), rest], dim=1)
         x = x + attention(block, block.ln_1(x))
         hidden = block.ln_2(x) @ block.mlp.c_fc.weight.t() + block.mlp.c_fc.bias
         x = x + nn.functional.gelu(hidden) @ block.mlp.c_proj.weight.t() + block.mlp.c_proj.bias
@@ -94,11 +103,13 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, counted: Tensor, smoo
     return total / max(int(counted.sum()), 1)
 
 
-def consistency(stage_logits: list[Tensor]) -> Tensor:
-    """Mean over all pairs of KL(deep || shallow); the deeper stage gives no gradient."""
+def consistency(stage_logits: list[Tensor], pairs: str = "all") -> Tensor:
+    """Mean over the pairs of KL(deep || shallow); the deeper stage gives no gradient."""
     terms = []
     for shallow in range(len(stage_logits)):
         for deep in range(shallow + 1, len(stage_logits)):
+            if pairs == "adjacent" and deep > shallow + 1:
+                continue
             target = stage_logits[deep].detach().softmax(dim=-1)
             divergence = target * (target.log() - stage_logits[shallow].softmax(dim=-1).log())
             terms.append(divergence.sum(dim=-1).mean())
@@ -124,7 +135,6 @@ class Reference:
         self.visual = copy.deepcopy(start.visual).requires_grad_(False)
         self.first_visual = copy.deepcopy(self.visual)
         self.text_weight = start.text_weight.clone()
-        self.prompts = start.prompts.clone().requires_grad_()
         self.weight = start.text_weight.clone().requires_grad_()
         self.norms = [p for m in self.visual.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()]
         self.scale_log = None if start.scale_log is None else start.scale_log.clone().requires_grad_()
@@ -134,16 +144,28 @@ class Reference:
             p.requires_grad_(True)
         scalars = [p for p in (self.scale_log, self.rho, self.beta) if p is not None]
         groups: list[dict[str, Any]] = [
-            {"params": [self.prompts, *self.norms], "mult": 1.0, "weight_decay": 0.0},
+            {"params": [*self.own_undecayed(start), *self.norms], "mult": 1.0, "weight_decay": 0.0},
             {"params": [self.weight], "mult": settings.adapter_mult, "weight_decay": settings.weight_decay},
         ]
         if scalars:
             groups.append({"params": scalars, "mult": settings.scalar_mult, "weight_decay": 0.0})
+        groups += self.own_groups()
         self.optimizer = torch.optim.AdamW(groups, lr=settings.lr)
+
+    def own_undecayed(self, start: Start) -> list[Tensor]:
+        """Parameters beside the LayerNorms that train with OPTIM.LR and without weight decay."""
+        self.prompts = start.prompts.clone().requires_grad_()
+        return [self.prompts]
+
+    def own_groups(self) -> list[dict[str, Any]]:
+        return []
+
+    def start_epoch(self, epoch: int) -> None:
+        """Choose what trains."""
 
     def logits(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return fused logits and the logits of every stage."""
-        tokens = cls_of_every_block(self.visual, images, self.prompts)
+        tokens = cls_of_every_block(self.visual, images, {1: self.prompts})
         scale = 1.0 if self.scale_log is None else self.scale_log.exp()
         if not self.s.stages:
             last = feature(self.visual, tokens[-1])
@@ -164,7 +186,7 @@ class Reference:
         if self.s.teacher == "self" and epoch > 0:
             return self.logits(images)[0].softmax(dim=-1)
         visual = self.visual if self.s.teacher == "shared" else self.first_visual
-        last = feature(visual, cls_of_every_block(visual, images, None)[-1])
+        last = feature(visual, cls_of_every_block(visual, images, {})[-1])
         return (unit(last) @ self.text_weight.t()).softmax(dim=-1)
 
     def label(self, images: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
@@ -184,6 +206,7 @@ class Reference:
         """
         trace: list[float] = []
         for number, batches in enumerate(epochs):
+            self.start_epoch(number)
             if self.s.teacher == "self" or number == 0:
                 labels, counted = self.label(everything, number)
             warming = number < self.s.warmup_epochs
@@ -195,12 +218,67 @@ class Reference:
                 fused, per_stage = self.logits(images)
                 loss = smoothed_cross_entropy(fused, *found, self.s.smoothing)
                 if self.s.consistency:
-                    loss = loss + self.s.consistency * consistency(per_stage)
+                    loss = loss + self.s.consistency * consistency(per_stage, self.s.pairs)
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.optimizer.step()
                 trace.append(loss.item())
         return trace
+
+
+class MultiLayerReference(Reference):
+    """The replayed run with prompts, LayerNorm and projection per stage; stages may open one after the other."""
+
+    def own_undecayed(self, start: Start) -> list[Tensor]:
+        final = self.visual.ln_post
+        self.norms = [p for p in self.norms if all(p is not q for q in final.parameters())]
+        self.stage_prompts = {block: prompt.clone().requires_grad_() for block, prompt in start.stage_prompts.items()}
+        parts = (final.weight, final.bias, self.visual.proj)
+        self.readouts = [[part.detach().clone().requires_grad_() for part in parts] for _ in self.s.stages]
+        return [*self.stage_prompts.values(), *(p for scale, shift, _ in self.readouts for p in (scale, shift))]
+
+    def own_groups(self) -> list[dict[str, Any]]:
+        projections = [projection for _, _, projection in self.readouts]
+        return [{"params": projections, "mult": 1.0, "weight_decay": self.s.weight_decay}]
+
+    def start_epoch(self, epoch: int) -> None:
+        if self.s.unfreezing is None:
+            return
+        deepest = len(self.s.stages) - 1
+        warmup, gradual = self.s.unfreezing
+        everything = epoch >= warmup + gradual
+        first = deepest if epoch < warmup else max(0, deepest - 1 - (epoch - warmup))
+        for p in [*self.norms, *self.stage_prompts.values(), *(p for readout in self.readouts for p in readout)]:
+            p.requires_grad_(everything)
+        for p in (self.scale_log, self.rho, self.beta):
+            p.requires_grad_(everything)
+        for number in range(first, deepest + 1):
+            for block in self.s.stages[number]:
+                own = self.visual.transformer.resblocks[block - 1]
+                prompts = [self.stage_prompts[block]] if block in self.stage_prompts else []
+                for p in [*own.ln_1.parameters(), *own.ln_2.parameters(), *prompts]:
+                    p.requires_grad_(True)
+            for p in self.readouts[number]:
+                p.requires_grad_(True)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def logits(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        accumulate = self.s.prompt_mode == "accumulate"
+        tokens = cls_of_every_block(self.visual, images, self.stage_prompts, accumulate=accumulate)
+        widths = iter(self.rho)
+        per_stage = []
+        for blocks, (scale, shift, projection) in zip(self.s.stages, self.readouts, strict=True):
+            mean = tokens[blocks[0] - 1]
+            if len(blocks) > 1:
+                sigma = torch.nn.functional.softplus(next(widths)) + self.s.sigma_min
+                weights = [torch.exp(-((blocks[-1] - block) ** 2) / (2 * sigma**2)) for block in blocks]
+                mean = sum(w * tokens[b - 1] for w, b in zip(weights, blocks, strict=True)) / sum(weights)
+            centred = mean - mean.mean(dim=-1, keepdim=True)
+            normed = centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt()
+            z = (normed * scale + shift) @ projection
+            per_stage.append(self.scale_log.exp() * unit(z) @ self.weight.t())
+        alpha = self.beta.softmax(dim=0)
+        return sum(a * logits for a, logits in zip(alpha, per_stage, strict=True)), per_stage
 
 
 def fit_text_weight(

@@ -87,6 +87,7 @@ def test_word_outside_its_choices_is_refused_with_the_list(key: str, tiny_world:
 
 @pytest.mark.parametrize(("key", "value"), [
     ("LABEL_SMOOTHING", 1.0), ("CONF_THRESHOLD", 1.0), ("KEEP_SHARE", 0.0), ("SCALE_INIT", 0.5), ("PROMPT_TOKENS", -1),
+    ("PROGRESSIVE_WARMUP", -1), ("PROGRESSIVE_EPOCHS", -1),
     ("WARMUP_EPOCHS", -1), ("ADAPTER_LR_MULT", 0.0), ("NGA_LR_MULT", 0.0), ("GRAD_ACCUM", 0), ("MAX_GRAD_NORM", -1.0),
     ("CACHE_SIDE", 0), ("CACHE_MAX_GB", 0.0), ("NGA_OFFSET", 2), ("NGA_SIGMA_MIN", 0.0), ("CONS_WEIGHT", -0.1),
     ("DEEP_SUPERVISION", -0.1), ("TEXT.EPOCHS", -1), ("TEXT.NOISE_STD", -0.1),
@@ -95,7 +96,7 @@ def test_number_outside_its_range_is_refused(key: str, value: float, tiny_world:
     assert_refused(tiny_world, tmp_path, {f".{key}": value}, rf"{key} is {value!r}; expected a value")
 
 
-def assert_refused(world: Path, tmp_path: Path, overrides: dict, message: str, name: str = "HybridCascadeLaFTer") -> None:
+def assert_refused(world: Path, tmp_path: Path, overrides: dict, message: str, name: str = "MultiLayerLaFTer") -> None:
     trainer = TRAINER_REGISTRY.get(name)
     with pytest.raises(ValueError, match=message):
         trainer.check_cfg(object.__new__(trainer), make_cfg(world, tmp_path / "run", name, overrides))
@@ -113,6 +114,19 @@ CONTRADICTIONS = {
     "unknown schedule": ({".SCHEDULER": "linear"}, "SCHEDULER is 'linear'"),
     "dassl counts epochs": ({".SCHEDULER": "dassl", ".SCHEDULER_STEP": "update"}, "SCHEDULER_STEP is 'update'"),
     "sigma below its bound": ({".NGA_SIGMA_INIT": 0.2}, "NGA_SIGMA_INIT is 0.2"),
+    "plan of the other family": (
+        {".STAGE_SCHEME": "keep_last"}, "STAGE_SCHEME is 'keep_last'; expected one of auto, even, shallow_deep",
+    ),
+    "flat stages": ({".STAGES": [1, 2, 3]}, r"STAGES is \[1, 2, 3\]; expected lists of block numbers"),
+    "words as blocks": ({".STAGES": [["1", "2"]]}, r"STAGES is .*; expected lists of block numbers"),
+    "unordered stages": ({".STAGES": [[1, 2], [2, 3]]}, "STAGES: .*block 2 comes after block 2"),
+    "stages with a gap": ({".STAGES": [[1, 2], [4]]}, "STAGES: .*block 3 is in no stage"),
+    "empty stages": ({".STAGES": [[], []]}, "STAGES: .*stage 1 is empty"),
+    "unfreezing without room": (
+        {".PROGRESSIVE": True, ".PROGRESSIVE_WARMUP": 1, ".PROGRESSIVE_EPOCHS": 1},
+        r"PROGRESSIVE_WARMUP 1 \+ PROGRESSIVE_EPOCHS 1 epochs .* expected fewer than OPTIM.MAX_EPOCH 2",
+    ),
+    "mode of no prompts": ({".PROMPT_MODE": "deep", ".PROMPT_TOKENS": 0}, "PROMPT_MODE is 'deep', but PROMPT_TOKENS is 0"),
     "unknown recipe": ({".AUGMENT_RECIPE": "wild"}, "AUGMENT_RECIPE is 'wild'; expected one of standard"),
     "several views by Dassl": ({"DATALOADER.K_TRANSFORMS": 2}, "DATALOADER.K_TRANSFORMS is 2"),
 }
@@ -139,7 +153,7 @@ def test_five_faults_give_one_error_with_five_reports(tiny_world: Path, tmp_path
     assert len(str(caught.value).splitlines()) == 6
 
 
-def test_text_only_needs_no_room_for_a_warm_up(tiny_world: Path, tmp_path: Path) -> None:
-    trainer = TRAINER_REGISTRY.get("HybridCascadeLaFTer")
-    overrides = {".PHASE": "text_only", ".WARMUP_EPOCHS": 9}
-    trainer.check_cfg(object.__new__(trainer), make_cfg(tiny_world, tmp_path / "run", "HybridCascadeLaFTer", overrides))
+def test_text_only_needs_no_room_for_a_warm_up_or_unfreezing(tiny_world: Path, tmp_path: Path) -> None:
+    trainer = TRAINER_REGISTRY.get("MultiLayerLaFTer")
+    overrides = {".PHASE": "text_only", ".WARMUP_EPOCHS": 9, ".PROGRESSIVE": True}
+    trainer.check_cfg(object.__new__(trainer), make_cfg(tiny_world, tmp_path / "run", "MultiLayerLaFTer", overrides))

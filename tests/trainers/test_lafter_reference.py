@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
-from reference_lafter import Reference, Settings, Start, fit_text_weight
+from reference_lafter import MultiLayerReference, Reference, Settings, Start, fit_text_weight
 from torch.testing import assert_close
 
 from trainers.class_texts import build_class_bank, load_class_texts
 
 EPOCHS = 10  # of two batches each
 HYBRID_STAGES = ((5, 6, 7), (8, 9), (10, 11, 12))
+MULTILAYER_STAGES = ((1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11), (12,))
 PLAIN_VIEW = {".AUGMENT": "none", "OPTIM.MAX_EPOCH": EPOCHS}
 
 
 def record_run(trainer) -> tuple[Start, list[float], list[list[tuple[torch.Tensor, torch.Tensor]]], torch.Tensor]:
     """Train, and return the start values, the loss of every step, the batches by epoch, and all images in file order."""
     adapt = trainer.adapt
-    start = Start(copy.deepcopy(trainer.clip.model.visual), adapt.prompts.detach().clone(), torch.empty(0))
+    start = Start(copy.deepcopy(trainer.clip.model.visual), torch.empty(0), torch.empty(0))
+    if adapt.prompts is not None:
+        start.prompts = adapt.prompts.detach().clone()
+    else:
+        start.stage_prompts = {int(block): p.detach().clone() for block, p in adapt.stage_prompts.items()}
     if adapt.logit_scale is not None:
         start.scale_log = adapt.logit_scale.log_scale.detach().clone()
     if hasattr(adapt, "nga"):
@@ -43,6 +49,9 @@ def record_run(trainer) -> tuple[Start, list[float], list[list[tuple[torch.Tenso
     return start, trace, epochs, torch.stack([images[index] for index in sorted(images)])
 
 
+MULTILAYER = Settings(
+    stages=MULTILAYER_STAGES, unit_features=True, consistency=0.1, pairs="adjacent", adapter_mult=5.0, warmup_epochs=1
+)
 CASES = {
     "frozen": ("LaFTer", {}, Settings()),
     "shared": ("LaFTer", {".TEACHER": "shared", ".AUGMENT": "two_crop"}, Settings(teacher="shared")),
@@ -66,6 +75,14 @@ CASES = {
             warmup_epochs=1,
         ),
     ),
+    "multilayer": ("MultiLayerLaFTer", {".WARMUP_EPOCHS": 3}, replace(MULTILAYER, warmup_epochs=3)),
+    "multilayer_accumulate": ("MultiLayerLaFTer", {".PROMPT_MODE": "accumulate"}, replace(MULTILAYER, prompt_mode="accumulate")),
+    "multilayer_deep": ("MultiLayerLaFTer", {".PROMPT_MODE": "deep"}, replace(MULTILAYER, prompt_mode="deep")),
+    "multilayer_progressive": (
+        "MultiLayerLaFTer",
+        {".PROGRESSIVE": True, ".PROGRESSIVE_WARMUP": 2, ".PROGRESSIVE_EPOCHS": 3, ".TEACHER": "self", ".DIST_ALIGN": "uniform"},
+        replace(MULTILAYER, unfreezing=(2, 3), teacher="self", align=True),
+    ),
 }  # fmt: skip
 
 
@@ -77,7 +94,8 @@ def test_loss_trace_of_20_steps_equals_the_reference(case: str, make_trainer, mo
         monkeypatch.setattr("trainers.base.CLIPTrainer.strong_view", lambda self: self.clip.preprocess)
     trainer = make_trainer(name, PLAIN_VIEW | overrides)
     start, trace, epochs, everything = record_run(trainer)
-    expected = Reference(start, settings).run(epochs, everything)
+    reference = MultiLayerReference if name == "MultiLayerLaFTer" else Reference
+    expected = reference(start, settings).run(epochs, everything)
     assert len(trace) == 20
     assert_close(torch.tensor(trace), torch.tensor(expected), atol=1e-5, rtol=0)
     if settings.threshold:
