@@ -301,6 +301,10 @@ class LaFTer(CLIPTrainer):
             return F.linear(features, self.student.text_classifier_weight())
         return self._predict(images).logits
 
+    def prediction_facts(self) -> dict[str, list]:
+        """Return what predict.py writes beside its rows: the weights inside and between stages; empty without stages."""
+        return self.student.stage_weights()
+
     def after_train(self) -> None:
         """Test the chosen weights and draw the run."""
         if self._best_proxy[1]:

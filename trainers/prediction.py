@@ -103,11 +103,11 @@ class ClassRows:
     """Rows of a classifier: label, confidence, the k best classes, the distribution over all.
 
     Args:
-        trainer: Its `model_inference` gives logits (B, C), with the predicted distribution among their facts if training had a
-            temperature of its own.
+        trainer: Its `model_inference` gives logits (B, C). Their facts may hold the `temperature` that training divided them by,
+            and a `distribution`, (B, C), where that is learned beside the class.
         classes: Names in label order.
         top_k: Classes to list, 1 or more; at most all are.
-        temperature: Fitted on labelled validation images; None: the confidence is the predicted distribution's.
+        temperature: Fitted on labelled validation images, in place of that of training; None: confidences are as trained.
     """
 
     def __init__(self, trainer: Any, classes: Sequence[str], *, top_k: int = 3, temperature: float | None = None) -> None:
@@ -125,11 +125,11 @@ class ClassRows:
     def __call__(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """Return one row per image of a test batch."""
         scores = self._trainer.model_inference(batch["img"].to(self._trainer.device))
-        distribution = getattr(scores, "facts", {}).get("distribution")
+        facts = getattr(scores, "facts", {})
         logits = scores.as_subclass(Tensor).float()
-        if distribution is None:
-            distribution = logits.softmax(dim=-1)
-        confidence = distribution if self._temperature is None else (logits / self._temperature).softmax(dim=-1)
+        temperature = facts.get("temperature", 1.0) if self._temperature is None else self._temperature
+        confidence = (logits / temperature).softmax(dim=-1)
+        distribution = facts.get("distribution", confidence)
         # Stable, so that the first of equal classes leads, as in the evaluator's arg-max.
         order = logits.argsort(dim=-1, descending=True, stable=True)
         return [self._row(*row) for row in zip(order.tolist(), confidence.tolist(), distribution.tolist(), strict=True)]
