@@ -111,7 +111,7 @@ def _write(cfg: CfgNode, setting: Setting) -> None:
     for parent in parents:
         node = node.get(parent) if isinstance(node, CfgNode) else None
     if isinstance(node, CfgNode) and leaf not in node and node.is_new_allowed():
-        node[leaf] = _decode(setting.value)
+        node[leaf] = decode(setting.value)
     elif not isinstance(node, CfgNode) or leaf not in node:
         nearest = _nearest(setting.key, [key for key, _ in flatten(cfg)])
         raise KeyError(f"there is no key {setting.key} (given {setting.value!r}){nearest}")
@@ -134,7 +134,7 @@ def _coerce(key: str, value: object, default: object) -> object:
     if isinstance(value, str):
         if isinstance(default, bool) and value.lower() in ("true", "false"):
             return value.lower() == "true"
-        decoded = _decode(value)
+        decoded = decode(value)
         value = value if isinstance(default, str) and not isinstance(decoded, str) else decoded
     if default is None or type(value) is type(default):
         return value
@@ -145,7 +145,7 @@ def _coerce(key: str, value: object, default: object) -> object:
     raise TypeError(f"{key} is {value!r}; expected {type(default).__name__}, such as {default!r}")
 
 
-def _decode(value: object) -> object:
+def decode(value: object) -> object:
     """Read text as a Python literal; text that is none stays text."""
     if not isinstance(value, str):
         return value

@@ -24,8 +24,10 @@ from dassl.utils import collect_env_info, set_random_seed, setup_logger
 from yacs.config import CfgNode
 
 from dassl_host import Engine, ensure_dassl
+from trainers import legacy_keys
 from trainers.config import add_trainer_configs
 from trainers.config_merge import Setting, merge_settings, read_yaml
+from trainers.evaluators import label_distribution
 from trainers.run_folder import RunFolder, check_resume
 
 logger = logging.getLogger(__name__)
@@ -129,7 +131,8 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
             found, wrong = read_yaml(path)
             settings += found
             problems += wrong
-    problems += merge_settings(cfg, settings + command_line_settings(args))
+    settings, outdated = legacy_keys.separate(cfg, settings + command_line_settings(args))
+    problems += outdated + merge_settings(cfg, settings) + label_distribution.find_problems(cfg)
     if problems:
         raise ValueError(f"{len(problems)} problem(s) in the configuration:\n  " + "\n  ".join(problems))
     cfg.freeze()
