@@ -71,6 +71,35 @@ def distribution_loss(
     return torch.where(mask, per_sample, 0.0).sum() / mask.sum().clamp_min(1)
 
 
+def two_head_loss(
+    logits: Tensor,
+    distribution_logits: Tensor | None,
+    target: Tensor,
+    distribution: Tensor,
+    *,
+    lam: float,
+    temperature: float,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Train a head per task: (1 - lam) * CE(target, softmax(f)) + lam * tau^2 * KL(q || softmax(g / tau)).
+
+    Args:
+        logits: f of the class head, (B, C) or (S, B, C).
+        distribution_logits: g of the distribution's head, likewise. None: the first part alone.
+        target: Class targets, (B, C), rows sum to 1.
+        distribution: q, (B, C), rows sum to 1; zeros are legal.
+        lam: Weight of the distribution, in [0, 1].
+        temperature: tau > 0 of the distribution's head.
+        mask: Samples that count, (B,), bool. None: all.
+    Returns:
+        Mean over the samples that count, scalar, fp32.
+    """
+    loss = (1 - lam) * distribution_loss(logits, target, mask=mask)
+    if distribution_logits is None:
+        return loss
+    return loss + lam * distribution_loss(distribution_logits, distribution, temperature=temperature, kind="kl", mask=mask)
+
+
 def consistency_loss(
     stage_logits: Tensor,
     *,

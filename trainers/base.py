@@ -26,43 +26,14 @@ from yacs.config import CfgNode
 from clip_ext.loader import LoadedClip, available_models, load_clip
 from trainers import precision
 from trainers.config import problems_with_choices
+from trainers.facts import FactTensor, Scores, Target
 from trainers.image_cache import ImageCache
 from trainers.schedules import build_schedule, resolve_schedule
 from trainers.views import RECIPES, View, build_strong_view
 
 logger = logging.getLogger(__name__)
 
-
-class FactTensor(Tensor):
-    """A tensor that also carries named facts about its rows; the result of any operation on it is a plain tensor.
-
-    Attributes:
-        facts: Name -> whatever the class below says.
-    """
-
-    __torch_function__ = torch._C._disabled_torch_function_impl
-
-    facts: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, tensor: Tensor, **facts: Any) -> FactTensor:
-        """Return `tensor` with facts attached; the memory is shared."""
-        found = tensor.as_subclass(cls)
-        found.facts = facts
-        return found
-
-
-class Target(FactTensor):
-    """Labels of a test batch, (B,), int64, that also carry the rows' other facts.
-
-    A tensor, so that Dassl's stock evaluator takes it as labels; an evaluator that needs more reads `facts`: `index` and
-    `impath`; where there are any, `distribution` (B, C), fp32, a row of zeros if absent, and `has_distribution` (B,), 1 for
-    given votes, 0 for a synthetic or absent row.
-    """
-
-
-class Scores(FactTensor):
-    """Logits of a test batch, (B, C), fp32; `facts["distribution"]` is the predicted distribution, (B, C), rows sum to 1."""
+__all__ = ["CLIPTrainer", "ExtrasWrapper", "FactTensor", "ParameterGroup", "Scores", "Target", "TunedTrainer", "is_labelled"]
 
 
 class ExtrasWrapper(DatasetWrapper):
@@ -250,8 +221,12 @@ class TunedTrainer(TrainerX):
         else:
             self.scaler.step(self.optim)
             self.scaler.update()
+        self.after_update()
         if self.settings.SCHEDULER_STEP == "update":
             self.update_lr()
+
+    def after_update(self) -> None:
+        """Do what follows every optimizer step; nothing here."""
 
     def _check_gradients(self) -> None:
         """After the first backward pass: a declared parameter without a gradient is a wiring fault."""
@@ -272,20 +247,27 @@ class TunedTrainer(TrainerX):
             self.scaler.load_state_dict(state["scaler"])
 
     def before_train(self) -> None:
-        """Check the splits, then Dassl's part: resume and open the writer."""
-        self._check_splits()
+        """Check the data, then Dassl's part: resume and open the writer.
+
+        Raises:
+            ValueError: One for all problems found.
+        """
+        problems = self.data_problems()
+        if problems:
+            raise ValueError("\n".join([f"{type(self).__name__}: {len(problems)} problem(s) with the data", *problems]))
         super().before_train()
 
-    def _check_splits(self) -> None:
-        """Refuse labelled test images among the training or validation images."""
-        data = self.dm.dataset
+    def data_problems(self) -> list[str]:
+        """Return one message per reason why this data set cannot be trained on; children add theirs."""
+        data, problems = self.dm.dataset, []
         tested = {item.impath for item in data.test}
         for name, items in (("train", data.train_x), ("val", data.val or [])):
             shared = [item.impath for item in items if item.impath in tested and item.label >= 0]
             if shared:
-                raise ValueError(f"{len(shared)} labelled image(s) are in both {name} and test, e.g. {shared[0]}")
+                problems.append(f"{len(shared)} labelled image(s) are in both {name} and test, e.g. {shared[0]}")
         if self.cfg.TEST.FINAL_MODEL == "best_val" and not is_labelled(data.val or []):
-            raise ValueError("TEST.FINAL_MODEL is 'best_val', but the data set has no val split with labels; expected last_step")
+            problems.append("TEST.FINAL_MODEL is 'best_val', but the data set has no val split with labels; expected last_step")
+        return problems
 
 
 def is_labelled(items: Sequence[Datum]) -> bool:
@@ -360,9 +342,10 @@ class CLIPTrainer(TunedTrainer):
         return [self.lab2cname[label] for label in range(self.num_classes)]
 
     def parse_batch_test(self, batch: dict) -> tuple[Tensor, Target]:
-        """Return (weak view (B, 3, H, W), labels with index and paths attached) on the device."""
-        target = Target.of(batch["label"].to(self.device), index=batch["index"], impath=batch["impath"])
-        return batch["img"].to(self.device), target
+        """Return (weak view (B, 3, H, W), labels with the facts that `Target` names) on the device."""
+        facts = {"index": batch["index"], "impath": batch["impath"]}
+        facts |= {name: batch[name].to(self.device) for name in ("distribution", "has_distribution") if name in batch}
+        return batch["img"].to(self.device), Target.of(batch["label"].to(self.device), **facts)
 
     def test(self, split: str | None = None) -> float | None:
         """Evaluate as Dassl does; a split whose labels are all -1 is skipped, and None returned."""

@@ -17,10 +17,10 @@ from trainers.evaluators import label_distribution
 # Allowed values of the keys that are words; `problems_with_choices` checks them for the trainer at work.
 CHOICES: dict[str, tuple[str, ...]] = {
     "PREC": ("auto", "fp32", "bf16", "amp", "fp16"),
-    "MODE": ("pseudo",),
+    "MODE": ("pseudo", "supervised", "direct"),
     "PHASE": ("both", "text_only"),
     "SELECT": ("dassl", "proxy"),
-    "TEACHER": ("frozen", "shared", "self"),
+    "TEACHER": ("frozen", "shared", "ema", "self"),
     "DIST_ALIGN": ("none", "uniform", "shares"),
     "FEAT_NORM": ("l2", "none"),
     "CLASSIFIER_INIT": ("random", "text_mean"),
@@ -34,6 +34,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "FUSION": ("softmax", "sum", "last"),
     "FUSION_INIT": ("last", "uniform"),
     "CONS_PAIRS": ("all", "adjacent", "to_last"),
+    "DUAL.LOSS": ("ce", "kl"),
+    "DUAL.HEADS": ("single", "dual"),
+    "DUAL.STRATEGY": ("json", "strategy1"),
+    "DUAL.MISSING": ("strategy1", "onehot", "error"),
     "TEXT.MODE": ("lafter", "cls_only", "single", "templates_only", "descriptions_only"),
     "TEXT.ON_MISSING": ("error", "templates"),
 }
@@ -42,6 +46,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "LABEL_SMOOTHING": (lambda v: 0 <= v < 1, "in [0, 1)"),
     "CONF_THRESHOLD": (lambda v: 0 <= v < 1, "in [0, 1)"),
+    "EMA_DECAY": (lambda v: 0 < v < 1, "in (0, 1)"),
+    "DUAL.LAMBDA": (lambda v: 0 <= v <= 1, "in [0, 1]"),
+    "DUAL.TEMPERATURE": (lambda v: v > 0, "above 0"),
+    "DUAL.SIGMA": (lambda v: v > 0, "above 0"),
+    "DUAL.EPSILON": (lambda v: v >= 0, "0 or more"),
     "KEEP_SHARE": (lambda v: 0 < v <= 1, "in (0, 1]"),
     "SCALE_INIT": (lambda v: 1 <= v <= 100, "in [1, 100]"),
     "PROMPT_TOKENS": (lambda v: v >= 0, "0 or more"),
@@ -116,6 +125,7 @@ def _lafter_node() -> CfgNode:
     node.PREC = "auto"  # auto (bf16 autocast on a GPU that has it, else fp32) | fp32 | bf16 | amp | fp16 (both: fp16 autocast)
     node.UNSURE_BELOW = 0.5  # predict.py marks predictions of a lower confidence; [0, 1]
     _add_pseudo_label_keys(node)
+    _add_dual_keys(node)
     _add_text_keys(node)
     node.TEXT.EPOCHS = 0  # full-batch steps of the text phase; 0 = the templates file's own number, else 400
     node.TEXT.NOISE_STD = 0.1  # Gaussian noise per dimension of a unit text feature
@@ -168,11 +178,12 @@ def _add_stage_keys(node: CfgNode) -> None:
 
 def _add_pseudo_label_keys(node: CfgNode) -> None:
     """What is learned from, and which weights are kept."""
-    node.MODE = "pseudo"  # pseudo (label-free)
+    node.MODE = "pseudo"  # pseudo (label-free) | supervised (the data set's labels) | direct (those, without texts; dual task)
     node.PHASE = "both"  # both | text_only (stop after the text classifier and test it on image features)
     node.SELECT = "dassl"  # dassl (last epoch) | proxy (highest agreement x effective-class share; needs no label)
     node.REPORT_TEST_MAX = False  # test every epoch and log the maximum, which drives no choice
-    node.TEACHER = "frozen"  # frozen (labels once) | shared (online, current LayerNorms) | self (anew before every epoch, by the student)
+    node.TEACHER = "frozen"  # frozen (labels once) | self (anew before every epoch, by the student) | shared, ema (online, by moving weights)
+    node.EMA_DECAY = 0.999  # share that the weights of TEACHER ema keep per optimizer step; (0, 1)
     node.DIST_ALIGN = "none"  # of the teacher's class shares: none | uniform | shares (CLASS_SHARES); frozen and self only
     node.CLASS_SHARES = []  # one positive number per class, for DIST_ALIGN shares
     node.CONF_THRESHOLD = 0.0  # absolute: images whose teacher confidence is lower do not count; [0, 1)
@@ -181,6 +192,21 @@ def _add_pseudo_label_keys(node: CfgNode) -> None:
     node.FEAT_NORM = "none"  # of student features: l2 (with a learned logit scale) | none
     node.SCALE_INIT = 10.0  # initial logit scale with FEAT_NORM l2; [1, 100]
     node.CLASSIFIER_INIT = "random"  # before the text phase: random | text_mean (class means of the text features)
+
+
+def _add_dual_keys(node: CfgNode) -> None:
+    """How a distribution over the classes is learned beside the class."""
+    node.DUAL = CfgNode()
+    node.DUAL.ENABLED = False  # MODE direct switches it on
+    node.DUAL.LAMBDA = 0.8  # weight of the distribution against the label; [0, 1]
+    node.DUAL.TEMPERATURE = 1.0  # divides the logits of the distribution, in training and test
+    node.DUAL.LOSS = "ce"  # ce | kl, of HEADS single; the gradients are equal
+    node.DUAL.HEADS = "single"  # single | dual (the distribution has a classifier of its own, compared by KL)
+    node.DUAL.STRATEGY = "json"  # json (votes given by the data set) | strategy1 (Gaussian around the label on the ring)
+    node.DUAL.SIGMA = 1.0  # of strategy1, in steps on the ring
+    node.DUAL.EPSILON = 0.1  # of strategy1: mass that all classes share
+    node.DUAL.RING = []  # class names in ring order; [] = the data set's ring
+    node.DUAL.MISSING = "strategy1"  # image without votes under json: strategy1 | onehot | error
 
 
 def _add_text_keys(node: CfgNode) -> None:

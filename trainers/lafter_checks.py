@@ -15,10 +15,11 @@ def find_problems(cfg: CfgNode, node_name: str) -> list[str]:
         node_name: Of the trainer's node below `TRAINER`.
     """
     node, name = cfg.TRAINER[node_name], f"TRAINER.{node_name}"
-    return [*_label_free_problems(cfg, name), *_teacher_problems(node, name), *_schedule_problems(cfg, node, name)]
+    by_mode = _label_free_problems if node.MODE == "pseudo" else _supervised_problems
+    return [*by_mode(cfg, node, name), *_dual_problems(node, name), *_schedule_problems(cfg, node, name)]
 
 
-def _label_free_problems(cfg: CfgNode, name: str) -> list[str]:
+def _label_free_problems(cfg: CfgNode, node: CfgNode, name: str) -> list[str]:
     problems = []
     if cfg.DATASET.NUM_SHOTS >= 1:
         problems.append(
@@ -26,15 +27,40 @@ def _label_free_problems(cfg: CfgNode, name: str) -> list[str]:
         )
     if cfg.TEST.FINAL_MODEL == "best_val":
         problems.append(f"TEST.FINAL_MODEL is 'best_val', which reads labels; expected last_step, or {name}.SELECT proxy")
+    if node.DUAL.ENABLED and node.DUAL.STRATEGY == "json":
+        problems.append(f"{name}.DUAL.STRATEGY is 'json', which reads votes; {name}.MODE pseudo must not: expected strategy1")
+    return problems + _teacher_problems(node, name)
+
+
+def _supervised_problems(cfg: CfgNode, node: CfgNode, name: str) -> list[str]:
+    problems = []
+    if node.SELECT == "proxy":
+        problems.append(f"{name}.SELECT is 'proxy', which is for {name}.MODE pseudo; expected dassl (TEST.FINAL_MODEL best_val)")
+    if node.PHASE == "text_only":
+        if node.MODE == "direct":
+            problems.append(f"{name}.PHASE is 'text_only', but {name}.MODE direct has no text phase; expected both")
+        elif cfg.TEST.FINAL_MODEL == "best_val":
+            problems.append(f"TEST.FINAL_MODEL is 'best_val', but {name}.PHASE text_only has no epochs; expected last_step")
+    if node.MODE == "direct" and node.CLASSIFIER_INIT == "text_mean":
+        problems.append(f"{name}.CLASSIFIER_INIT is 'text_mean', but {name}.MODE direct reads no texts; expected random")
+    return problems
+
+
+def _dual_problems(node: CfgNode, name: str) -> list[str]:
+    problems = []
+    if node.DUAL.HEADS == "dual" and not node.DUAL.ENABLED and node.MODE != "direct":
+        problems.append(f"{name}.DUAL.HEADS is 'dual', but the dual task is off; expected single, or {name}.DUAL.ENABLED True")
+    if len(set(node.DUAL.RING)) < len(node.DUAL.RING):
+        problems.append(f"{name}.DUAL.RING is {node.DUAL.RING}; expected every class name once")
     return problems
 
 
 def _teacher_problems(node: CfgNode, name: str) -> list[str]:
     problems = []
-    if node.TEACHER == "shared":
+    if node.TEACHER in ("shared", "ema"):
         if node.AUGMENT not in ("auto", "two_crop"):
             problems.append(
-                f"{name}.AUGMENT is {node.AUGMENT!r}; TEACHER shared labels weak views online: expected auto or two_crop"
+                f"{name}.AUGMENT is {node.AUGMENT!r}; TEACHER {node.TEACHER} labels weak views online: expected auto or two_crop"
             )
         if node.DIST_ALIGN != "none":
             problems.append(

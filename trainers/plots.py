@@ -54,7 +54,8 @@ def draw_run(folder: str | Path, rows: Sequence[dict[str, Any]], confusions: Ten
     folder, written = Path(folder), []
     if rows:
         written.append(_save(_draw_losses(rows), folder / "losses.png"))
-        written.append(_save(_draw_labels(rows), folder / "pseudo_labels.png"))
+        name = "pseudo_labels" if "agreement" in rows[-1] else "training_predictions"
+        written.append(_save(_draw_labels(rows), folder / f"{name}.png"))
         if "fusion" in rows[-1]:
             written.append(_save(_draw_stages(rows[-1]), folder / "stage_weights.png"))
     if confusions.sum():
@@ -97,9 +98,12 @@ def _draw_labels(rows: Sequence[dict[str, Any]]) -> Figure:
         ("teacher_confidence", "teacher confidence"),
         ("agreement", "agreement with the teacher"),
         ("counted", "share that counts"),
+        ("train_accuracy", "accuracy on training views"),
     ):
-        left.plot(epochs, [row[name] for row in rows], marker="o", markersize=3, label=label)
-    left.set(xlabel="epoch", ylim=(0, 1.02), title="Pseudo-labels (no label read)")
+        if name in rows[-1]:
+            left.plot(epochs, [row[name] for row in rows], marker="o", markersize=3, label=label)
+    title = "Pseudo-labels (no label read)" if "agreement" in rows[-1] else "Training images"
+    left.set(xlabel="epoch", ylim=(0, 1.02), title=title)
     left.legend()
     right.bar(range(len(rows[-1]["histogram"])), rows[-1]["histogram"])
     right.set(xlabel="class", ylabel="images", title=f"Student's classes, epoch {epochs[-1]}")

@@ -75,8 +75,8 @@ class SelectionRule:
 class PseudoTeacher(Protocol):
     """What the training loop asks of any teacher."""
 
-    def start_epoch(self) -> None:
-        """Prepare the labels of the coming epoch."""
+    def start_epoch(self, epoch: int) -> None:
+        """Prepare the labels of an epoch, counted from 0."""
 
     def label(self, index: Tensor, weak: Tensor | None) -> PseudoLabels:
         """Label a batch: positions in the training set (B,) and, for an online teacher, weak views (B, 3, H, W)."""
@@ -86,19 +86,19 @@ class WholeSetTeacher:
     """Labels of the whole training set, made before the first epoch or before every epoch.
 
     Args:
-        make: Returns the labels of the set in file order, on the CPU.
+        make: Epoch (from 0) -> labels of the set in file order, on the CPU.
         every_epoch: Make them again before each epoch (teacher `self`).
     """
 
-    def __init__(self, make: Callable[[], PseudoLabels], *, every_epoch: bool) -> None:
+    def __init__(self, make: Callable[[int], PseudoLabels], *, every_epoch: bool) -> None:
         self._make = make
         self._every_epoch = every_epoch
         self._current: PseudoLabels | None = None
 
-    def start_epoch(self) -> None:
+    def start_epoch(self, epoch: int) -> None:
         """See `PseudoTeacher`."""
         if self._current is None or self._every_epoch:
-            self._current = self._make()
+            self._current = self._make(epoch)
             counted = self._current.counted
             logger.info(
                 "Pseudo-labels: %d images, %d count (%.1f%%)", len(counted), counted.sum(), 100 * counted.float().mean()
@@ -122,7 +122,7 @@ class OnlineTeacher:
         self._predict = predict
         self._rule = rule
 
-    def start_epoch(self) -> None:
+    def start_epoch(self, epoch: int) -> None:
         """See `PseudoTeacher`; there is nothing to prepare."""
 
     def label(self, index: Tensor, weak: Tensor | None) -> PseudoLabels:

@@ -1,4 +1,4 @@
-"""The label-free report of a run: one row per epoch, kept in `report.json` beside the log."""
+"""The report of a run: one row per epoch, kept in `report.json` beside the log; a label-free run's row reads no label."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clip_ext.pseudo_labels import LabelReport, report_labels
-from trainers.pseudo_teacher import PseudoLabels
+from trainers.targets import TrainingTarget
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ FILE_NAME = "report.json"
 
 
 class EpochRecorder:
-    """Collects what one epoch's batches show: the student's probabilities, the teacher's labels, the losses."""
+    """Collects what one epoch's batches show: the student's probabilities, the labels it learns from, the losses."""
 
     def __init__(self) -> None:
         self._index: list[Tensor] = []
@@ -30,31 +30,33 @@ class EpochRecorder:
         self._counted: list[Tensor] = []
         self._losses: dict[str, list[Tensor]] = {}
 
-    def add(self, index: Tensor, logits: Tensor, teacher: PseudoLabels, losses: dict[str, Tensor]) -> None:
-        """Add a batch: positions (B,), student logits (B, C), its pseudo-labels and named losses."""
+    def add(self, index: Tensor, logits: Tensor, target: TrainingTarget, losses: dict[str, Tensor]) -> None:
+        """Add a batch: positions (B,), student logits (B, C), its targets and named losses."""
         self._index.append(index.cpu())
         self._probs.append(logits.detach().softmax(dim=-1).cpu())
-        self._labels.append(teacher.labels.cpu())
-        self._confidence.append(teacher.confidence.cpu())
-        self._counted.append(teacher.counted.cpu())
+        self._labels.append(target.labels.cpu())
+        self._confidence.append(target.confidence.cpu())
+        self._counted.append(target.counted.cpu())
         for name, value in losses.items():
             self._losses.setdefault(name, []).append(value.detach().cpu())
 
     def label_report(self) -> LabelReport:
-        """Describe the student's view of the epoch's images, without labels."""
+        """Describe the student's view of the epoch's images; `agreement` is with the labels it learns from."""
         return report_labels(torch.cat(self._probs), teacher_labels=torch.cat(self._labels))
 
     def labels(self) -> dict[int, int]:
-        """Return the teacher's label by position in the training set."""
+        """Return the label that was learned from, by position in the training set."""
         return dict(zip(torch.cat(self._index).tolist(), torch.cat(self._labels).tolist(), strict=True))
 
-    def means(self) -> dict[str, float]:
-        """Return the epoch's mean losses, teacher confidence and share of images that counted."""
+    def mean_losses(self) -> dict[str, float]:
+        """Return the epoch's mean losses by name; `loss` is their sum."""
         figures = {name: torch.stack(values).mean().item() for name, values in self._losses.items()}
-        figures["loss"] = sum(figures.values())
-        figures["teacher_confidence"] = torch.cat(self._confidence).mean().item()
-        figures["counted"] = torch.cat(self._counted).float().mean().item()
-        return figures
+        return figures | {"loss": sum(figures.values())}
+
+    def teacher_figures(self) -> dict[str, float]:
+        """Return the teacher's mean confidence and the share of images that counted."""
+        confidence, counted = torch.cat(self._confidence), torch.cat(self._counted)
+        return {"teacher_confidence": confidence.mean().item(), "counted": counted.float().mean().item()}
 
 
 class RunReport:
@@ -62,10 +64,13 @@ class RunReport:
 
     Args:
         folder: Output folder of the run.
+        label_free: The labels learned from are a teacher's. Otherwise they are the data set's, and agreement with them is the
+            accuracy on the training views, and said to be.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, label_free: bool) -> None:
         self._path = Path(folder) / FILE_NAME
+        self._label_free = label_free
         self.rows: list[dict[str, Any]] = []
         self._previous_labels: dict[int, int] = {}
 
@@ -83,17 +88,16 @@ class RunReport:
             recorder: Of that epoch.
             further: Other figures of the row.
         """
-        health, labels = recorder.label_report(), recorder.labels()
-        change = self._change_rate(labels)
-        row = {
-            "epoch": epoch,
-            **recorder.means(),
-            **health.to_dict(),
-            "change_rate": change,
-            "proxy": health.proxy_score,
-            **further,
-        }
-        self._previous_labels = labels
+        health = recorder.label_report()
+        row = {"epoch": epoch, **recorder.mean_losses(), **health.to_dict()}
+        if self._label_free:
+            labels = recorder.labels()
+            row |= recorder.teacher_figures() | {"change_rate": self._change_rate(labels), "proxy": health.proxy_score}
+            self._previous_labels = labels
+        else:
+            row["train_accuracy"] = row.pop("agreement")
+            row.pop("change_rate")
+        row |= further
         self.rows.append(row)
         self._log(row, n_classes=len(health.histogram))
         self._write()
@@ -107,12 +111,18 @@ class RunReport:
         return sum(labels[index] != self._previous_labels[index] for index in shared) / len(shared)
 
     def _log(self, row: dict[str, Any], *, n_classes: int) -> None:
-        change = "n/a" if row["change_rate"] is None else f"{100 * row['change_rate']:.1f}%"
+        if self._label_free:
+            change = "n/a" if row["change_rate"] is None else f"{100 * row['change_rate']:.1f}%"
+            head = f"Epoch {row['epoch']} without labels"
+            detail = (
+                f"agreement with the teacher {100 * row['agreement']:.1f}%, changed labels {change}, "
+                f"counted {100 * row['counted']:.1f}%"
+            )
+        else:
+            head, detail = f"Epoch {row['epoch']}", f"accuracy on the training views {100 * row['train_accuracy']:.1f}%"
         logger.info(
-            "Epoch %d without labels: confidence %.3f, entropy %.3f, agreement with the teacher %.1f%%, changed labels %s, "
-            "counted %.1f%%, effective classes %.1f of %d",
-            row["epoch"], row["mean_confidence"], row["mean_entropy"], 100 * row["agreement"], change,
-            100 * row["counted"], row["effective_classes"], n_classes,
+            "%s: confidence %.3f, entropy %.3f, %s, effective classes %.1f of %d",
+            head, row["mean_confidence"], row["mean_entropy"], detail, row["effective_classes"], n_classes,
         )  # fmt: skip
         if row["collapsed"]:
             logger.warning("Collapse: the student uses only %.1f of %d classes", row["effective_classes"], n_classes)

@@ -71,6 +71,11 @@ class Adapt(nn.Module):
         self.distribution_classifier = distribution_classifier
         self.logit_scale = None if scale_init is None else LogitScale(scale_init)
 
+    def heads(self) -> list[nn.Parameter]:
+        """Return the parameters of all linear classifiers."""
+        heads = [self.classifier] if self.distribution_classifier is None else [self.classifier, self.distribution_classifier]
+        return [p for head in heads for p in head.parameters()]
+
     def scalars(self) -> list[nn.Parameter]:
         """Return the few numbers that weigh or scale, all without weight decay."""
         return [] if self.logit_scale is None else list(self.logit_scale.parameters())

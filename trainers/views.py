@@ -111,14 +111,20 @@ def _colour(recipe: StrongRecipe) -> list[Callable]:
     return steps
 
 
-def resolve_views(augment: str, *, online_teacher: bool) -> str:
+def resolve_views(augment: str, *, label_free: bool, online_teacher: bool) -> str:
     """Return which views the training loader emits: `two_crop`, `single_crop` or `none`.
 
-    Labels that were computed before the epoch make the weak view superfluous, so `two_crop` then means the strong view alone.
+    Args:
+        augment: The `AUGMENT` key.
+        label_free: Labels come from a teacher. If they are made before the epoch, the weak view is superfluous, and `two_crop`
+            means the strong view alone. In the supervised modes both views of `two_crop` are learned from.
+        online_teacher: The teacher labels the weak view of each batch.
     """
-    if online_teacher:
+    if label_free and online_teacher:
         return "two_crop" if augment == "auto" else augment
-    return "none" if augment == "none" else "single_crop"
+    if augment == "none" or (augment == "two_crop" and not label_free):
+        return augment
+    return "single_crop"
 
 
 def build_train_views(views: str, *, weak: View, strong: View) -> View | list[View]:

@@ -105,7 +105,7 @@ def test_unlabelled_images_may_be_both_learned_from_and_predicted(make_trainer) 
     trainer = make_trainer("LaFTer")
     image = Datum(impath=trainer.dm.dataset.test[0].impath, label=-1)
     trainer.dm.dataset.train_x.append(image)
-    trainer._check_splits()
+    assert trainer.data_problems() == []
 
 
 def test_trainables_are_announced(make_trainer, caplog) -> None:

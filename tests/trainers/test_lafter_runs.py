@@ -99,8 +99,8 @@ def test_frozen_labels_are_the_same_cold_and_warm_and_made_once(tiny_world: Path
     found, labels, passes = [], [], []
     for run in ("cold", "warm"):
         trainer = build(make_cfg(tiny_world, tmp_path / run, "LaFTer", overrides))
-        inner = trainer._frozen_probs
-        trainer._frozen_probs = lambda weak, inner=inner, run=run: passes.append(run) or inner(weak)
+        inner = trainer.judges.frozen
+        trainer.judges.frozen = lambda weak, inner=inner, run=run: passes.append(run) or inner(weak)
         trainer.train()
         found.append(weights(trainer))
         labels.append(trainer.teacher.label(torch.arange(8), None).labels)
@@ -116,7 +116,7 @@ def test_frozen_labels_of_a_resumed_run_come_from_the_untuned_norms(tiny_world: 
     shutil.rmtree(tmp_path / "cache")
     resumed = build(make_cfg(tiny_world, tmp_path / "run", "LaFTer", overrides))
     resumed.train()
-    resumed.teacher.start_epoch()
+    resumed.teacher.start_epoch(0)
     everything = torch.arange(8)
     expected, found = first.teacher.label(everything, None), resumed.teacher.label(everything, None)
     assert torch.equal(found.labels, expected.labels) and torch.equal(found.confidence, expected.confidence)
@@ -126,7 +126,7 @@ def test_label_pass_leaves_the_global_generators_alone(make_trainer) -> None:
     trainer = make_trainer("LaFTer", {".TEACHER": "self"})
     trainer.before_train()
     before = torch.get_rng_state()
-    trainer.teacher.start_epoch()
+    trainer.teacher.start_epoch(1)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -53,14 +53,14 @@ def test_threshold_is_absolute_and_share_is_per_class() -> None:
 def test_whole_set_teacher_labels_once_or_before_every_epoch(every_epoch: bool, calls: int) -> None:
     made = []
 
-    def make() -> PseudoLabels:
-        made.append(1)
+    def make(epoch: int) -> PseudoLabels:
+        made.append(epoch)
         return PseudoLabels(torch.arange(4) + len(made), torch.ones(4), torch.ones(4, dtype=torch.bool))
 
     teacher = WholeSetTeacher(make, every_epoch=every_epoch)
-    for _ in range(3):
-        teacher.start_epoch()
-    assert len(made) == calls
+    for epoch in range(3):
+        teacher.start_epoch(epoch)
+    assert made == list(range(calls))
     assert teacher.label(torch.tensor([2, 0]), None).labels.tolist() == [2 + calls, calls]
 
 

@@ -60,17 +60,21 @@ def test_blur_happens_with_its_probability(p: float, changes: bool, image: Image
 
 
 @pytest.mark.parametrize(
-    ("augment", "online", "views"),
+    ("augment", "label_free", "online", "views"),
     [
-        ("auto", True, "two_crop"),
-        ("auto", False, "single_crop"),
-        ("two_crop", False, "single_crop"),
-        ("single_crop", False, "single_crop"),
-        ("none", False, "none"),
+        ("auto", True, True, "two_crop"),
+        ("auto", True, False, "single_crop"),
+        ("two_crop", True, False, "single_crop"),  # a whole-set teacher needs no weak view
+        ("single_crop", True, False, "single_crop"),
+        ("none", True, False, "none"),
+        ("auto", False, False, "single_crop"),
+        ("auto", False, True, "single_crop"),  # a supervised run has no teacher, whatever TEACHER says
+        ("two_crop", False, False, "two_crop"),
+        ("none", False, False, "none"),
     ],
 )
-def test_whole_set_teachers_need_no_weak_view(augment: str, online: bool, views: str) -> None:
-    assert resolve_views(augment, online_teacher=online) == views
+def test_views_follow_the_mode_and_the_teacher(augment: str, label_free: bool, online: bool, views: str) -> None:
+    assert resolve_views(augment, label_free=label_free, online_teacher=online) == views
 
 
 @pytest.mark.parametrize(("teacher", "keys"), [("shared", {"img", "img2"}), ("frozen", {"img"}), ("self", {"img"})])
