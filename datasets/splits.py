@@ -15,15 +15,34 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from yacs.config import CfgNode
 
 from clip_ext.files import replacing
-from datasets.base import Item, choose_few_shots
+from datasets.base import SUBSAMPLE_CHOICES, Item, choose_few_shots
+from datasets.image_files import some
 
 logger = logging.getLogger(__name__)
 
+SPLIT_CHOICES = ("auto", "coop", "official", "seeded")
 PARTS = ("train", "val", "test")
-SHOWN_PROBLEMS = 5
 
 Row = tuple[str, int, str]  # POSIX path relative to the image folder, label, class name
 Parts = dict[str, list[Item]]
+
+
+def check_split_keys(cfg: CfgNode) -> None:
+    """Check the settings that say how a data set is split, before its images are looked for.
+
+    Raises:
+        ValueError: With every wrong one: key, value, allowed values.
+    """
+    settings, problems = cfg.DATASET, []
+    for key, choices in (("SPLIT", SPLIT_CHOICES), ("SUBSAMPLE_CLASSES", SUBSAMPLE_CHOICES)):
+        if settings[key] not in choices:
+            problems.append(f"DATASET.{key} is {settings[key]!r}; expected one of {', '.join(choices)}")
+    if settings.SPLIT_SEED < 0:
+        problems.append(f"DATASET.SPLIT_SEED is {settings.SPLIT_SEED}; expected 0 or more")
+    if not 0 <= settings.TEST_PERCENT < 1:
+        problems.append(f"DATASET.TEST_PERCENT is {settings.TEST_PERCENT}; expected a share in [0, 1), 0 = the set's own")
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 def read_split_json(path: Path, image_dir: Path, *, skip_absent: bool = False) -> Parts:
@@ -64,7 +83,7 @@ def read_split_rows(path: Path) -> dict[str, list[Row]]:
     ]
     if problems:
         expected = "[relative path, label 0 or more, class name]"
-        raise ValueError(f"{path} has {len(problems)} wrong entries; expected {expected}: {_some(problems)}")
+        raise ValueError(f"{path} has {len(problems)} wrong entries; expected {expected}: {some(problems)}")
     rows = {part: [(name, int(label), classname) for name, label, classname in content.get(part, [])] for part in PARTS}
     check_names(path, rows)
     return rows
@@ -112,7 +131,7 @@ def build_items(
         if not (image_dir / row[0]).is_file()
     }
     if absent:
-        listed = _some([f"{part} entry {number}: {path}" for (part, number), path in absent.items()])
+        listed = some([f"{part} entry {number}: {path}" for (part, number), path in absent.items()])
         message = f"{source} names {len(absent)} absent image(s): {listed}"
         if not skip_absent:
             raise FileNotFoundError(f"{message}. DATASET.SKIP_BROKEN True drops them")
@@ -125,12 +144,6 @@ def build_items(
         ]
         for part, part_rows in rows.items()
     }
-
-
-def _some(problems: Sequence[str]) -> str:
-    """The first few problems, and how many there are beyond them."""
-    more = len(problems) - SHOWN_PROBLEMS
-    return "; ".join(problems[:SHOWN_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
 
 
 def write_split_json(path: Path, splits: Mapping[str, Iterable[Item]], image_dir: Path) -> None:
