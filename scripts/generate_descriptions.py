@@ -3,9 +3,10 @@
     python scripts/generate_descriptions.py --classes classes.txt --model Qwen/Qwen2.5-1.5B-Instruct --out my_classes.json
     python train.py ... TRAINER.LAFTER.TEXT.DESCRIPTIONS my_classes.json
 
-The model is any causal language model of transformers with safetensors weights: a folder, or a name on the Hugging Face
-hub; transformers comes with the extra `vlm`. Nothing is sent to a remote service. Each class gets the same number of sentences, each naming its class. An
-interrupted run continues where it stopped and ends with the file that it would have written without the interruption.
+The model is any causal language model of transformers (extra `vlm`) with safetensors weights: a folder, or a name on the
+Hugging Face hub. Nothing is sent to a remote service. Each class gets the same number of sentences, each naming its
+class. An interrupted run continues where it stopped and ends with the file that it would have written without the
+interruption.
 """
 
 import argparse

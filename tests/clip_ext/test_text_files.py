@@ -2,9 +2,7 @@ import json
 
 import pytest
 
-from clip_ext.loader import build_clip
 from clip_ext.text_files import (
-    TEXTS_DIR,
     available_texts,
     clean_sentences,
     load_descriptions,
@@ -12,14 +10,7 @@ from clip_ext.text_files import (
     match_descriptions,
 )
 
-TEMPLATE_FILES = sorted((TEXTS_DIR / "templates").glob("*.json"))
-DESCRIPTION_FILES = sorted((TEXTS_DIR / "descriptions").glob("*.json"))
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-SMALL_CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 16, "patch_size": 8},
-    "text_cfg": {"context_length": 33, "vocab_size": 4514, "width": 16, "heads": 1, "layers": 1},
-}
 
 
 def write(path, content):
@@ -107,40 +98,3 @@ def test_defect_22_junk_sentences_are_dropped_and_counted():
     )
     assert kept == [["a zero is round"], ["a one is straight"]]
     assert dropped == {"short": 3, "repeated": 1, "shared": 2}
-
-
-@pytest.mark.parametrize("path", TEMPLATE_FILES, ids=lambda path: path.stem)
-def test_shipped_templates_are_complete(path):
-    content = json.loads(path.read_text(encoding="utf-8"))
-    assert set(content) - {"known_twins"} == {"zeroshot", "templates", "descriptions", "text_epochs"}
-    assert len(set(content["templates"])) == len(content["templates"])
-    if content["descriptions"]:
-        assert TEXTS_DIR / "descriptions" / f"{content['descriptions']}.json" in DESCRIPTION_FILES
-
-
-@pytest.mark.parametrize("path", DESCRIPTION_FILES, ids=lambda path: path.stem)
-def test_shipped_descriptions_meet_the_rules(path):
-    content = json.loads(path.read_text(encoding="utf-8"))
-    assert set(content) == {"source", "licence", "classes"}
-    sentences = list(content["classes"].values())
-    assert len(sentences[0]) >= 25
-    assert len({len(of_class) for of_class in sentences}) == 1
-    kept, dropped = clean_sentences(sentences)
-    assert kept == sentences and not any(dropped.values())
-
-
-@pytest.mark.parametrize("path", DESCRIPTION_FILES, ids=lambda path: path.stem)
-def test_shipped_descriptions_fit_the_context(path):
-    tiny = path.stem == "handwritten_digits"
-    limit = 32 if tiny else 77
-    config = SMALL_CLIP["text_cfg"] | {"context_length": limit + 1, "vocab_size": 4514 if tiny else 49408}
-    tokenizer = build_clip(SMALL_CLIP | {"text_cfg": config}, name="small").tokenizer
-    texts = [text for of_class in load_descriptions(path).values() for text in of_class]
-    too_long = [text for text, row in zip(texts, tokenizer(texts), strict=True) if row[-1] != 0]
-    assert too_long == []
-
-
-def test_digit_descriptions_name_their_own_class_only():
-    for digit, sentences in load_texts("handwritten_digits").descriptions.items():
-        for sentence in sentences:
-            assert set(sentence.split()) & set(DIGITS) == {digit}, sentence
