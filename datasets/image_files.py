@@ -122,7 +122,8 @@ def read_text(file: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise ValueError(f"{file}, line {line}: not UTF-8 (byte 0x{content[error.start]:02x}); save the file as UTF-8") from error
+        byte = content[error.start]
+        raise ValueError(f"{file}, line {line}: byte 0x{byte:02x} is no UTF-8; save the file as UTF-8") from error
 
 
 def find_broken(paths: Iterable[Path]) -> dict[Path, str]:
