@@ -229,13 +229,17 @@ class TunedTrainer(TrainerX):
         """Do what follows every optimizer step; nothing here."""
 
     def _check_gradients(self) -> None:
-        """After the first backward pass: a declared parameter without a gradient is a wiring fault."""
+        """After the first backward pass: a parameter that is to train, but has no gradient, is a wiring fault."""
         if self._gradients_checked:
             return
         self._gradients_checked = True
         missing = [name for name, p in self.adapt.named_parameters() if p.requires_grad and p.grad is None]
         if missing:
             raise RuntimeError(f"declared trainable, but the loss does not reach: {', '.join(missing)}")
+
+    def check_gradients_again(self) -> None:
+        """Check at the next update once more; for trainers that let further parameters train."""
+        self._gradients_checked = False
 
     def extra_state(self) -> dict[str, Any]:
         """Return what a resumed run needs beside weights, optimizer and scheduler; saved by Dassl's checkpoint."""

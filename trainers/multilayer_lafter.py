@@ -75,8 +75,9 @@ class MultiLayerStudent(StageStudent):
         super().__init__(visual, n_classes, stages=stages, prompt_tokens=0, readout=readout, **student)
         self.prompt_mode = prompt_mode
         bound, size = prompt_bound(self.info), (prompt_tokens, self.info.width)
-        drawn = {str(b): nn.Parameter(torch.empty(size).uniform_(-bound, bound)) for b in self.entries} if prompt_tokens else {}
-        self.adapt.stage_prompts = nn.ParameterDict(drawn)
+        # Pairs: the container would sort the keys of a dict as words, 12 before 5.
+        drawn = [(str(block), nn.Parameter(torch.empty(size).uniform_(-bound, bound))) for block in self.entries]
+        self.adapt.stage_prompts = nn.ParameterDict(drawn if prompt_tokens else [])
 
     @property
     def entries(self) -> list[int]:
@@ -183,5 +184,6 @@ class MultiLayerLaFTer(StageTraining, LaFTer):
             unfreeze_epochs=node.PROGRESSIVE_EPOCHS,
         )
         self.student.open_from(stage)
+        self.check_gradients_again()
         opened = "everything" if stage is None else f"stages {stage + 1}-{n_stages} of {n_stages} and the classifier"
         logger.info("Epoch %d trains %s", self.epoch + 1, opened)
