@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clip_ext.losses import consistency_loss, distribution_loss, predict_distribution, soft_targets
+from clip_ext.losses import consistency_loss, distribution_loss, predict_distribution, soft_targets, two_head_loss
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0]])
 VOTES = torch.tensor([[0.5, 0.3, 0.2]])
@@ -179,3 +179,39 @@ def test_half_precision_logits_are_computed_in_fp32():
     for loss in (distribution_loss(logits, target), consistency_loss(torch.stack([logits, -logits]))):
         assert loss.dtype == torch.float32
     assert torch.equal(distribution_loss(logits, target), distribution_loss(logits.float(), target))
+
+
+def test_two_heads_golden_values_and_formula():
+    g = torch.tensor([[0.0, 1.0, -1.0]])
+    kl = F.kl_div(F.log_softmax(g / 2, -1), VOTES, reduction="batchmean")
+    expected = 0.2 * F.cross_entropy(LOGITS, LABEL) + 0.8 * 2.0**2 * kl
+    classes = soft_targets(LABEL, 3)
+    assert torch.allclose(two_head_loss(LOGITS, g, classes, VOTES, lam=0.8, temperature=2.0), expected)
+    assert two_head_loss(LOGITS, None, classes, VOTES, lam=0.8, temperature=2.0).item() == pytest.approx(0.2 * 0.407606, abs=1e-6)
+
+
+@pytest.mark.parametrize("lam, reached", [(0.0, (True, False)), (0.5, (True, True)), (1.0, (False, True))])
+def test_lambda_divides_the_gradient_between_two_heads(lam, reached):
+    f, g = LOGITS.clone().requires_grad_(), LOGITS.flip(-1).requires_grad_()
+    zeros = torch.tensor([[0.0, 1.0, 0.0]])
+    two_head_loss(f, g, soft_targets(LABEL, 3), zeros, lam=lam, temperature=4.0).backward()
+    assert tuple(bool(x.grad.abs().sum() > 0) for x in (f, g)) == reached
+
+
+def test_two_heads_mask_both_parts_and_average_stages():
+    generator = torch.Generator().manual_seed(8)
+    stages, g = torch.randn(2, 4, 3, generator=generator), torch.randn(4, 3, generator=generator)
+    target, votes = soft_targets(torch.tensor([0, 1, 2, 0]), 3), torch.rand(4, 3, generator=generator).softmax(-1)
+    mask = torch.tensor([True, False, True, False])
+    whole = two_head_loss(stages, g, target, votes, lam=0.3, temperature=1.0, mask=mask)
+    parts = [two_head_loss(f[mask], g[mask], target[mask], votes[mask], lam=0.3, temperature=1.0) for f in stages]
+    assert torch.allclose(whole, torch.stack(parts).mean())
+
+
+@pytest.mark.parametrize("gap", [200.0, 1e4])
+def test_defect_16_two_heads_stay_finite(gap):
+    logits = torch.tensor([[gap, 0.0, -gap]], requires_grad=True)
+    votes = torch.tensor([[0.0, 0.0, 1.0]])
+    loss = two_head_loss(logits, logits.flip(-1) * 2, soft_targets(LABEL, 3), votes, lam=0.5, temperature=1.0)
+    loss.backward()
+    assert loss.isfinite() and logits.grad.isfinite().all()
