@@ -40,4 +40,6 @@ class OxfordFlowers(SplitDataset):
             return [names[number] for number in sorted(names, key=int)]
         from torchvision.datasets import Flowers102
 
+        if not hasattr(Flowers102, "classes"):  # older releases have no names
+            raise FileNotFoundError(f"OxfordFlowers needs {path}, which comes with CoOp's data")
         return list(Flowers102.classes)
