@@ -116,11 +116,9 @@ class MultiLayerStudent(StageStudent):
         return found + ([] if self.adapt.readout is None else self.adapt.readout.of_stage(stage))
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """Return what every stage is judged by: the classifier(s), and CLIP's post-LN if it reads the stages."""
-        heads = [self.adapt.classifier, self.adapt.distribution_classifier]
-        if self.adapt.readout is None:
-            heads.append(self.adapt.norms["ln_post"])
-        return [p for head in heads if head is not None for p in head.parameters()]
+        """Return what every stage is judged by: the linear classifiers, and CLIP's post-LN if it reads the stages."""
+        norms = [] if self.adapt.readout is not None else list(self.adapt.norms["ln_post"].parameters())
+        return self.adapt.heads() + norms
 
     def open_from(self, stage: int | None) -> None:
         """Let the heads and the stages from `stage` (from 0) on train, and freeze the rest; None: everything trains.
@@ -185,5 +183,5 @@ class MultiLayerLaFTer(StageTraining, LaFTer):
         )
         self.student.open_from(stage)
         self.check_gradients_again()
-        opened = "everything" if stage is None else f"stages {stage + 1}-{n_stages} of {n_stages} and the classifier"
+        opened = "everything" if stage is None else f"the classifier and, of {n_stages} stages, those from {stage + 1} on"
         logger.info("Epoch %d trains %s", self.epoch + 1, opened)
