@@ -70,7 +70,8 @@ def list_folders(folder: Path) -> list[Path]:
 
 def visible(folder: Path) -> list[Path]:
     """Return the entries of `folder` that are not hidden, sorted by name."""
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    entries = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return sorted(entries, key=lambda entry: entry.name)  # the same order on every system
 
 
 def find_classnames(path: str, folder: Path) -> tuple[str, ...] | None:

@@ -213,8 +213,9 @@ def list_class_folders(top: Path, parts: Mapping[str, str], *, skipped: Sequence
     labels = {name: label for label, name in enumerate(sorted({path.name for paths in found.values() for path in paths}))}
     return {
         part: [
-            (image.relative_to(top).as_posix(), labels[path.name], path.name)
+            (f"{folder}/{image.name}", labels[path.name], path.name)
             for path in paths
+            for folder in [path.relative_to(top).as_posix()]
             for image in list_images(path)[0]
         ]
         for part, paths in found.items()
