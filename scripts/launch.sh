@@ -3,18 +3,21 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-# launch TRAINER CONFIG_FOLDER [DATA SET YAML NAME] [CONFIG NAME] [KEY VALUE ...]
+# launch TRAINER CONFIG_FOLDER RUN_NAME SETTINGS [DATA SET YAML NAME] [CONFIG NAME] [KEY VALUE ...]
+# SETTINGS is the launcher's own KEY VALUE pairs in one word, possibly empty; the user's come after them and win.
 launch() {
-  local trainer="$1" folder="$2" dataset="${3:-handwritten_digits}" config="${4:-tiny12}" seed="${SEED:-1}" python
-  shift $(($# < 4 ? $# : 4))
+  local trainer="$1" folder="$2" name="$3" settings="$4" dataset="${5:-emotion6}" config="${6:-vit_b32}"
+  local seed="${SEED:-1}" python
+  shift $(($# < 6 ? $# : 6))
   python="$(venv_python)"
   cd "$ROOT"
+  # shellcheck disable=SC2086  (settings is split into words on purpose)
   exec "${python:-${PYTHON:-python3}}" train.py \
     --trainer "$trainer" \
     --dataset-config-file "configs/datasets/$dataset.yaml" \
     --config-file "configs/trainers/$folder/$config.yaml" \
     --root "${DATA:-data}" \
-    --output-dir "output/$dataset/$trainer/$config/seed$seed" \
+    --output-dir "output/$dataset/$name/$config/seed$seed" \
     --seed "$seed" \
-    "$@"
+    $settings "$@"
 }
