@@ -4,11 +4,18 @@ from dassl_host import ensure_dassl
 ensure_dassl()
 
 from datasets import (  # noqa: E402  (the engine must be found first)
+    abstract_paintings,
+    artphoto,
     caltech101,
     cifar,
+    custom_images,
     describable_textures,
+    emoset,
+    emotion6,
     eurosat,
     fgvc_aircraft,
+    fi,
+    flickr_ldl,
     food101,
     handwritten_digits,
     imagenet,
@@ -16,15 +23,23 @@ from datasets import (  # noqa: E402  (the engine must be found first)
     oxford_pets,
     stanford_cars,
     sun397,
+    twitter_ldl,
     ucf101,
 )
 
 __all__ = [
+    "abstract_paintings",
+    "artphoto",
     "caltech101",
     "cifar",
+    "custom_images",
     "describable_textures",
+    "emoset",
+    "emotion6",
     "eurosat",
     "fgvc_aircraft",
+    "fi",
+    "flickr_ldl",
     "food101",
     "handwritten_digits",
     "imagenet",
@@ -32,5 +47,6 @@ __all__ = [
     "oxford_pets",
     "stanford_cars",
     "sun397",
+    "twitter_ldl",
     "ucf101",
 ]

@@ -12,7 +12,7 @@ import pytest
 from dassl_host import ensure_dassl
 
 # The helpers beside the tests are imported by name.
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parent / "trainers")]
+sys.path += [str(Path(__file__).parent / folder) for folder in (".", "trainers", "datasets")]
 ensure_dassl()
 
 

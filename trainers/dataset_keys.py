@@ -16,6 +16,6 @@ def add_dataset_keys(node: CfgNode) -> None:
     node.IMAGE_DIR = ""  # of a CustomImages file: folder that its image paths are relative to; "" = beside the file
     node.CLASSNAMES = ""  # of unlabelled CustomImages: text file with one class name per line; "" = classes.txt inside
     node.LABEL_SOURCE = "folder"  # of Emotion6: folder (the search keyword) | votes (their arg-max)
-    node.TIES = "first"  # tied votes: first (class order) | drop
-    node.FOLD = -1  # of 5-fold sets: 0-4 is the test fold; -1 = seeded 80/20
+    node.TIES = "auto"  # labels from tied votes: auto (Abstract: drop, others: first) | first (in class order) | drop
+    node.FOLD = -1  # of Abstract and ArtPhoto: 0-4 is the test fold of five; -1 = no folds, seeded 80/20
     node.WITH_NEUTRAL = False  # keep Emotion6's seventh vote as a class of the distribution
