@@ -91,7 +91,8 @@ def test_word_outside_its_choices_is_refused_with_the_list(key: str, tiny_world:
     ("PROGRESSIVE_WARMUP", -1), ("PROGRESSIVE_EPOCHS", -1),
     ("WARMUP_EPOCHS", -1), ("ADAPTER_LR_MULT", 0.0), ("NGA_LR_MULT", 0.0), ("GRAD_ACCUM", 0), ("MAX_GRAD_NORM", -1.0),
     ("CACHE_SIDE", 0), ("CACHE_MAX_GB", 0.0), ("NGA_OFFSET", 2), ("NGA_SIGMA_MIN", 0.0), ("CONS_WEIGHT", -0.1),
-    ("DEEP_SUPERVISION", -0.1), ("TEXT.EPOCHS", -1), ("TEXT.NOISE_STD", -0.1),
+    ("DEEP_SUPERVISION", -0.1), ("TEXT.EPOCHS", -1), ("TEXT.NOISE_STD", -0.1), ("EMA_DECAY", 0.0), ("EMA_DECAY", 1.0),
+    ("DUAL.LAMBDA", -0.1), ("DUAL.LAMBDA", 1.1), ("DUAL.TEMPERATURE", 0.0), ("DUAL.SIGMA", 0.0), ("DUAL.EPSILON", -0.1),
 ])  # fmt: skip
 def test_number_outside_its_range_is_refused(key: str, value: float, tiny_world: Path, tmp_path: Path) -> None:
     assert_refused(tiny_world, tmp_path, {f".{key}": value}, rf"{key} is {value!r}; expected a value")
@@ -106,6 +107,17 @@ def assert_refused(world: Path, tmp_path: Path, overrides: dict, message: str, n
 CONTRADICTIONS = {
     "few shots read labels": ({"DATASET.NUM_SHOTS": 4}, "DATASET.NUM_SHOTS is 4"),
     "best_val reads labels": ({"TEST.FINAL_MODEL": "best_val"}, "FINAL_MODEL is 'best_val'"),
+    "votes read labels": ({".DUAL.ENABLED": True}, "DUAL.STRATEGY is 'json', which reads votes"),
+    "second head without its task": ({".DUAL.HEADS": "dual"}, "DUAL.HEADS is 'dual', but the dual task is off"),
+    "a name twice on the ring": ({".DUAL.RING": ["joy", "joy"]}, r"DUAL.RING is \['joy', 'joy'\]; expected every class name once"),
+    "text phase of direct": ({".MODE": "direct", ".PHASE": "text_only"}, "PHASE is 'text_only', but .*MODE direct has no text phase"),
+    "texts of direct": ({".MODE": "direct", ".CLASSIFIER_INIT": "text_mean"}, "CLASSIFIER_INIT is 'text_mean', but"),
+    "proxy with labels": ({".MODE": "supervised", ".SELECT": "proxy"}, "SELECT is 'proxy', which is for .*MODE pseudo"),
+    "best of no epochs": (
+        {".MODE": "supervised", ".PHASE": "text_only", "TEST.FINAL_MODEL": "best_val"},
+        "TEST.FINAL_MODEL is 'best_val', but .*PHASE text_only has no epochs",
+    ),
+    "averaged teacher, one view": ({".TEACHER": "ema", ".AUGMENT": "none"}, "AUGMENT is 'none'; TEACHER ema labels weak views"),
     "online teacher, one view": ({".TEACHER": "shared", ".AUGMENT": "single_crop"}, "AUGMENT is 'single_crop'"),
     "online teacher, alignment": ({".TEACHER": "shared", ".DIST_ALIGN": "uniform"}, "DIST_ALIGN is 'uniform'"),
     "online teacher, share": ({".TEACHER": "shared", ".KEEP_SHARE": 0.5}, "KEEP_SHARE is 0.5"),
@@ -152,6 +164,24 @@ def test_five_faults_give_one_error_with_five_reports(tiny_world: Path, tmp_path
         trainer.check_cfg(object.__new__(trainer), make_cfg(tiny_world, tmp_path / "run", "HybridCascadeLaFTer", overrides))
     assert str(caught.value).splitlines()[0] == "HybridCascadeLaFTer: 5 problem(s) in the config"
     assert len(str(caught.value).splitlines()) == 6
+
+
+def test_what_label_free_runs_must_not_do_supervised_ones_may(tiny_world: Path, tmp_path: Path) -> None:
+    trainer = TRAINER_REGISTRY.get("LaFTer")
+    allowed = {
+        ".MODE": "supervised",
+        "DATASET.NUM_SHOTS": 4,
+        "TEST.FINAL_MODEL": "best_val",
+        ".DUAL.ENABLED": True,
+        ".DUAL.HEADS": "dual",
+        # A teacher's keys rest, whatever a preset says about them.
+        ".TEACHER": "shared",
+        ".AUGMENT": "none",
+        ".DIST_ALIGN": "uniform",
+    }
+    trainer.check_cfg(object.__new__(trainer), make_cfg(tiny_world, tmp_path / "run", "LaFTer", allowed))
+    direct = {".MODE": "direct", ".DUAL.HEADS": "dual"}  # direct switches the dual task on
+    trainer.check_cfg(object.__new__(trainer), make_cfg(tiny_world, tmp_path / "run", "LaFTer", direct))
 
 
 def test_text_only_needs_no_room_for_a_warm_up_or_unfreezing(tiny_world: Path, tmp_path: Path) -> None:

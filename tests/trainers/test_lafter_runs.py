@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from dassl.utils import set_random_seed
+from tiny_moods import TinyMoods
 from tiny_world import TinyColours, build, make_cfg, test_logits
 
 EPOCHS = 8
 RUNS = {
     "self": ("LaFTer", {".TEACHER": "self", ".DIST_ALIGN": "uniform", ".SCHEDULER": "warmup_cosine", ".WARMUP_EPOCHS": 2}),
     "shared": ("LaFTer", {".TEACHER": "shared", ".SCHEDULER": "warmup_constant", ".SCHEDULER_STEP": "update"}),
+    "ema": ("LaFTer", {".TEACHER": "ema", ".EMA_DECAY": 0.7, ".CONF_THRESHOLD": 0.37, "OPTIM.LR": 0.01}),
+    "supervised": ("LaFTer", {".MODE": "supervised", "DATASET.NAME": TinyMoods.__name__, ".DUAL.ENABLED": True, ".DUAL.HEADS": "dual"}),
     "frozen": ("HybridCascadeLaFTer", {".KEEP_SHARE": 0.7, ".GRAD_ACCUM": 2, ".MAX_GRAD_NORM": 0.5, ".SELECT": "proxy"}),
 }
 
@@ -80,7 +83,7 @@ def test_run_killed_and_resumed_equals_the_straight_run(case: str, tiny_world: P
         assert [row["epoch"] for row in resumed.report.rows] == list(range(1, EPOCHS + 1))
 
 
-@pytest.mark.parametrize("case", RUNS)
+@pytest.mark.parametrize("case", sorted(set(RUNS) - {"supervised"}))
 def test_labels_of_train_and_val_are_never_read(case: str, tiny_world: Path, tmp_path: Path, monkeypatch) -> None:
     name, overrides = RUNS[case]
     overrides = overrides | {"OPTIM.MAX_EPOCH": 3}
