@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 SPLIT_CHOICES = ("auto", "coop", "official", "seeded")
 PARTS = ("train", "val", "test")
+INPUTS = "inputs"  # key of a stored split: what it was made from
 
 Row = tuple[str, int, str]  # POSIX path relative to the image folder, label, class name
 Parts = dict[str, list[Item]]
@@ -72,7 +73,7 @@ def read_split_rows(path: Path) -> dict[str, list[Row]]:
     except ValueError as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
     known = isinstance(content, dict) and content and all(isinstance(content.get(part, []), list) for part in PARTS)
-    if not known or set(content) - set(PARTS):
+    if not known or set(content) - {*PARTS, INPUTS}:
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path} is no split file: found {found}; expected lists named {', '.join(PARTS)}")
     problems = [
@@ -231,7 +232,7 @@ def stored_split(
     for path in places:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_json(path, {"inputs": inputs, **rows})
+            _write_json(path, {INPUTS: inputs, **rows})
         except OSError as error:
             logger.info("Split not stored there: %s", error)
         else:
@@ -244,7 +245,7 @@ def _read_stored(path: Path, inputs: Mapping[str, object], known: Mapping[tuple[
     """The stored parts, or None if there are none that belong to these inputs."""
     try:
         stored = json.loads(path.read_text("utf-8"))
-        if stored.pop("inputs") != inputs:
+        if stored.pop(INPUTS) != inputs:
             logger.info("Split %s: its inputs have changed, it is made anew", path)
             return None
         return {part: [known[name, label] for name, label, _ in rows] for part, rows in stored.items()}

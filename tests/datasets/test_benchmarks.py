@@ -1,7 +1,7 @@
 """Every benchmark on a small tree in its published layout; the authors' splits as torchvision reads them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -258,6 +258,14 @@ def test_evaluation_sets_get_a_train_part_by_a_seeded_split(evaluation: tuple[st
     dataset = build(name, root, SPLIT="seeded")
     train, test = ({item.impath for item in items} for items in (dataset.train_x, dataset.test))
     assert len(train) == 8 * dataset.num_classes and len(test) == 2 * dataset.num_classes and not train & test
+
+
+def test_evaluation_set_is_tested_but_not_learned_from(tmp_path: Path, make_trainer: Callable) -> None:
+    imagenet(tmp_path, "imagenet-adversarial", ["imagenet-a"], ["n01", "n02"])
+    settings = {"DATASET.NAME": "ImageNetA", "DATASET.ROOT": str(tmp_path)}
+    assert 0 <= make_trainer("ZeroshotCLIP", settings).test() <= 100
+    with pytest.raises(ValueError, match="both train and test"):
+        make_trainer("LaFTer", settings).train()
 
 
 def test_class_names_of_imagenet_serve_the_sets_beside_it(tmp_path: Path) -> None:
