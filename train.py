@@ -19,6 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
                                      allow_abbrev=False)  # fmt: skip
     add = parser.add_argument
     add("--root", metavar="DIR", help="data root (DATASET.ROOT)")
+    add("--data", metavar="PATH", help="your own images: a folder, or a .csv, .jsonl or .json file (docs/CUSTOM_DATA.md)")
     add("--output-dir", metavar="DIR", help="run folder (OUTPUT_DIR): log, configuration, checkpoints, results")
     add("--resume", metavar="auto|must|never|DIR", help="auto (default) continues if the run folder has checkpoints")
     add("--seed", type=int, metavar="N", help="seed of all random generators (SEED); negative: unseeded")
@@ -50,6 +51,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         parser.error(f"{flag} stands among the KEY VALUE pairs; give all flags before them")
     if len(args.opts) % 2:
         parser.error(f"KEY VALUE pairs expected, got {len(args.opts)} words: {' '.join(args.opts)}")
+    if args.data is not None and args.root is not None:
+        parser.error("--data and --root both name the data; give one of them")
     for name in ("source_domains", "target_domains", "transforms"):
         key = next((word for word in getattr(args, name) or () if CONFIG_KEY.fullmatch(word)), None)
         if key:

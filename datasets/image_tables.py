@@ -211,14 +211,14 @@ def _join_votes(file: Path, rows: Iterable[tuple[int, Row]], votes: Mapping[int,
                 continue
         if UNLABELLED not in (row.label, vote.label):
             labelled += 1
-            agreeing += row.label == vote.label
+            agreeing += vote.distribution[row.label] == max(vote.distribution)
         label = vote.label if row.label == UNLABELLED else row.label
         joined.append(replace(row, label=label, extras={**row.extras, **vote.extras}))
     if tied:
         outcome = "left out" if ties == "drop" else "given the first of the tied classes"
         logger.info("%s: %d rows whose label comes from tied votes are %s (DATASET.TIES)", file, len(tied), outcome)
     if labelled:
-        logger.info("%s: the label is the class with the most votes in %d of %d rows", file, agreeing, labelled)
+        logger.info("%s: the label has the most votes in %d of %d rows", file, agreeing, labelled)
     if 2 * agreeing < labelled:
         logger.warning("%s: labels and votes mostly disagree; are columns mixed up?", file)
     return joined

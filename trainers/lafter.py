@@ -23,7 +23,7 @@ from clip_ext.heads import TextClassifier
 from clip_ext.losses import distribution_loss, soft_targets
 from clip_ext.text_bank import release_text_tower
 from trainers import lafter_checks, plots
-from trainers.base import CLIPTrainer, ParameterGroup, Scores, Target
+from trainers.base import CLIPTrainer, ParameterGroup, Scores, Target, is_labelled
 from trainers.dual_task import DualTask, SyntheticDistributions
 from trainers.judges import Judges
 from trainers.report import EpochRecorder, RunReport
@@ -223,7 +223,7 @@ class LaFTer(CLIPTrainer):
         if self.settings.SELECT == "proxy" and health.proxy_score > self._best_proxy[0]:
             self._best_proxy = (health.proxy_score, finished)
             self.save_model(self.epoch, self.output_dir, model_name=BEST_MODEL)
-        if self.settings.REPORT_TEST_MAX:
+        if self.settings.REPORT_TEST_MAX and is_labelled(self.dm.dataset.test):
             self._test_max = max(self._test_max, (self._measure_test_accuracy(), finished))
         super().after_epoch()
 

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 LOGGED_PACKAGES = ("clip_ext", "trainers", "datasets")
 RESUME_CHOICES = ("auto", "must", "never")
+OWN_IMAGES = "CustomImages"  # the data set that reads what --data names
 
 # Flags that set one config key each.
 FLAG_KEYS = {
@@ -166,6 +167,9 @@ def command_line_settings(args: argparse.Namespace) -> list[Setting]:
         for flag, key in FLAG_KEYS.items()
         if getattr(args, flag) is not None
     ]
+    if args.data is not None:
+        settings += [Setting("DATASET.NAME", OWN_IMAGES, "command line, --data")]
+        settings += [Setting("DATASET.ROOT", args.data, "command line, --data")]
     if args.resume is not None and args.resume not in RESUME_CHOICES:
         settings.append(Setting("RESUME", args.resume, "command line, --resume"))
     pairs = zip(args.opts[0::2], args.opts[1::2], strict=True)
