@@ -140,7 +140,7 @@ def _multilayer_lafter_node() -> CfgNode:
     node = _lafter_node()
     _add_stage_keys(node)
     node.PROMPT_TOKENS = 16  # per stage
-    node.PROMPT_MODE = "replace"  # the prompts of a stage: replace | accumulate (join) those of the stage before | deep (per block)
+    node.PROMPT_MODE = "replace"  # a stage's prompts replace | accumulate (join) the stage before's | deep (a set per block)
     node.READOUT = "stage"
     node.CONS_PAIRS = "adjacent"
     node.PROGRESSIVE = True  # stages begin to train from the deepest to the shallowest

@@ -102,7 +102,8 @@ class MultiLayerStudent(StageStudent):
             ValueError: If there is not one set per entry.
         """
         if prompts and len(prompts) != len(self.entries):
-            raise ValueError(f"got {len(prompts)} prompt sets; expected {len(self.entries)}, for blocks {self.entries}, or none")
+            expected = f"{len(self.entries)}, for blocks {self.entries}, or none"
+            raise ValueError(f"got {len(prompts)} prompt sets; expected {expected}")
         features, tokens = self._encode(images, dict(zip(self.entries, prompts, strict=True)) if prompts else None)
         return features, list(self._read_stages(tokens))
 
@@ -168,7 +169,7 @@ class MultiLayerLaFTer(StageTraining, LaFTer):
         return [ParameterGroup("prompts", prompts, 1.0, decay), *groups] if prompts else groups
 
     def before_epoch(self) -> None:
-        """Open the stages of the epoch, then LaFTer's part; the epoch's number alone decides, so a resumed run goes on alike."""
+        """Open the stages of the epoch, then LaFTer's part; only the epoch's number counts, so a resumed run goes on alike."""
         if self.settings.PROGRESSIVE:
             self._open_stages()
         super().before_epoch()

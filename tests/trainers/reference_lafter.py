@@ -1,4 +1,4 @@
-"""LaFTer, its Hybrid and its MultiLayer written a second time, from the formulas, with plain loops: slow, short, and sharing no code of ours.
+"""LaFTer, its Hybrid and its MultiLayer written a second time, from the formulas: plain loops that share no code of ours.
 
 A run is replayed on the batches that a trainer saw: same start, own forward pass, own teacher, own losses, own schedule.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from reference_dual import Dual, dual_loss, known_labels
 from torch import Tensor, nn
 
 
@@ -18,7 +19,10 @@ from torch import Tensor, nn
 class Settings:
     """What the replayed run was configured with."""
 
-    teacher: str = "frozen"  # frozen | shared | self
+    teacher: str = "frozen"  # frozen | shared | ema | self
+    ema_decay: float = 0.999
+    labels: tuple[int, ...] = ()  # of the data set, for the supervised modes
+    dual: Dual | None = None
     stages: tuple[tuple[int, ...], ...] = ()  # empty: LaFTer
     unit_features: bool = False
     smoothing: float = 0.1
@@ -185,12 +189,21 @@ class Reference:
     def teacher_probs(self, images: Tensor, epoch: int) -> Tensor:
         if self.s.teacher == "self" and epoch > 0:
             return self.logits(images)[0].softmax(dim=-1)
-        visual = self.visual if self.s.teacher == "shared" else self.first_visual
+        visual = self.visual if self.s.teacher == "shared" else self.first_visual  # ema: moves the first one
         last = feature(visual, cls_of_every_block(visual, images, {})[-1])
         return (unit(last) @ self.text_weight.t()).softmax(dim=-1)
 
+    @torch.no_grad()
+    def average(self) -> None:
+        """Move the teacher's own tower and classifier towards the student's."""
+        pairs = list(zip(self.first_visual.parameters(), self.visual.parameters(), strict=True))
+        for mean, value in [*pairs, (self.text_weight, self.weight)]:
+            mean.copy_(self.s.ema_decay * mean + (1 - self.s.ema_decay) * value)
+
     def label(self, images: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """Return labels and which of them count, for a whole set or a batch."""
+        if self.s.labels:
+            return known_labels(self.s.labels)
         probs = self.teacher_probs(images, epoch)
         if self.s.align:
             probs = sinkhorn(probs)
@@ -214,14 +227,20 @@ class Reference:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.s.lr * group["mult"] * factor
             for images, index in batches:
-                found = self.label(images, number) if self.s.teacher == "shared" else (labels[index], counted[index])
+                online = self.s.teacher in ("shared", "ema")
+                found = self.label(images, number) if online else (labels[index], counted[index])
                 fused, per_stage = self.logits(images)
-                loss = smoothed_cross_entropy(fused, *found, self.s.smoothing)
+                if self.s.dual is None:
+                    loss = smoothed_cross_entropy(fused, *found, self.s.smoothing)
+                else:
+                    loss = dual_loss(fused, *found, index, self.s.smoothing, self.s.dual)
                 if self.s.consistency:
                     loss = loss + self.s.consistency * consistency(per_stage, self.s.pairs)
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.optimizer.step()
+                if self.s.teacher == "ema":
+                    self.average()
                 trace.append(loss.item())
         return trace
 

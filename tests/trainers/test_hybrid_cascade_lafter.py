@@ -102,7 +102,7 @@ def test_feature_facts_of_a_twelve_block_tower() -> None:
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("n_classes", [2, 5])
 @pytest.mark.parametrize("options", [{}, {"readout": "stage", "stage_classifier": "copy", "fusion": {"mode": "sum"}}], ids=str)
-def test_prediction_keeps_its_shape_at_batch_one_and_two_classes(batch: int, n_classes: int, options: dict) -> None:
+def test_defect_19_prediction_keeps_its_shape_at_batch_one_and_two_classes(batch: int, n_classes: int, options: dict) -> None:
     visual = build_clip(clip_config(depth=6), name="tiny").model.visual
     student = HybridCascadeStudent(
         visual, n_classes, stages=((2, 3), (4,), (5, 6)), prompt_tokens=2, scale_init=10.0, **options
@@ -122,7 +122,7 @@ def test_stage_readout_starts_as_clips_own_readout() -> None:
     assert_close(staged(images).logits, shared(images).logits, atol=1e-5, rtol=0)
 
 
-def test_checkpointing_gives_the_same_gradients() -> None:
+def test_defect_20_checkpointing_gives_the_same_gradients() -> None:
     gradients = []
     for checkpoint in (False, True):
         torch.manual_seed(0)

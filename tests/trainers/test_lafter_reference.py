@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from reference_dual import Dual, ring_q
 from reference_lafter import MultiLayerReference, Reference, Settings, Start, fit_text_weight
+from tiny_moods import MOODS, RING, VOTELESS, votes_of
 from torch.testing import assert_close
 
 from trainers.class_texts import build_class_bank, load_class_texts
@@ -52,6 +54,10 @@ def record_run(trainer) -> tuple[Start, list[float], list[list[tuple[torch.Tenso
 MULTILAYER = Settings(
     stages=MULTILAYER_STAGES, unit_features=True, consistency=0.1, pairs="adjacent", adapter_mult=5.0, warmup_epochs=1
 )
+MOODY = {"DATASET.NAME": "TinyMoods"}
+MOOD_LABELS = tuple(number % 4 for number in range(8))
+BY_LABEL = ring_q(RING, MOODS, 1.0, 0.1)
+BY_IMAGE = tuple(BY_LABEL[n % 4] if n % 5 == VOTELESS else votes_of(n) for n in range(8))
 CASES = {
     "frozen": ("LaFTer", {}, Settings()),
     "shared": ("LaFTer", {".TEACHER": "shared", ".AUGMENT": "two_crop"}, Settings(teacher="shared")),
@@ -76,12 +82,36 @@ CASES = {
         ),
     ),
     "multilayer": ("MultiLayerLaFTer", {".WARMUP_EPOCHS": 3}, replace(MULTILAYER, warmup_epochs=3)),
-    "multilayer_accumulate": ("MultiLayerLaFTer", {".PROMPT_MODE": "accumulate"}, replace(MULTILAYER, prompt_mode="accumulate")),
+    "multilayer_join": ("MultiLayerLaFTer", {".PROMPT_MODE": "accumulate"}, replace(MULTILAYER, prompt_mode="accumulate")),
     "multilayer_deep": ("MultiLayerLaFTer", {".PROMPT_MODE": "deep"}, replace(MULTILAYER, prompt_mode="deep")),
     "multilayer_progressive": (
         "MultiLayerLaFTer",
-        {".PROGRESSIVE": True, ".PROGRESSIVE_WARMUP": 2, ".PROGRESSIVE_EPOCHS": 3, ".TEACHER": "self", ".DIST_ALIGN": "uniform"},
+        {".PROGRESSIVE": True, ".TEACHER": "self", ".DIST_ALIGN": "uniform"},
         replace(MULTILAYER, unfreezing=(2, 3), teacher="self", align=True),
+    ),
+    "ema": (
+        "LaFTer",
+        {".TEACHER": "ema", ".AUGMENT": "two_crop", ".EMA_DECAY": 0.5, "OPTIM.LR": 2e-3},
+        Settings(teacher="ema", ema_decay=0.5, lr=2e-3),
+    ),
+    "pseudo_dual": (
+        "LaFTer",
+        MOODY | {".DUAL.ENABLED": True, ".DUAL.STRATEGY": "strategy1", ".DUAL.TEMPERATURE": 2.0, ".CONF_THRESHOLD": 0.29},
+        Settings(threshold=0.29, dual=Dual(temperature=2.0, by_label=BY_LABEL)),
+    ),
+    "supervised": ("LaFTer", MOODY | {".MODE": "supervised"}, Settings(labels=MOOD_LABELS)),
+    "supervised_votes": (
+        "HybridCascadeLaFTer",
+        MOODY | {".MODE": "supervised", ".DUAL.ENABLED": True, ".DUAL.LAMBDA": 0.6, ".DUAL.LOSS": "kl"},
+        Settings(
+            labels=MOOD_LABELS, dual=Dual(lam=0.6, kind="kl", by_image=BY_IMAGE), stages=HYBRID_STAGES, unit_features=True,
+            consistency=0.1, adapter_mult=5.0, warmup_epochs=1,
+        ),
+    ),
+    "direct": (
+        "MultiLayerLaFTer",
+        MOODY | {".MODE": "direct", ".DUAL.STRATEGY": "strategy1", ".DUAL.TEMPERATURE": 4.0, ".DUAL.LOSS": "kl"},
+        replace(MULTILAYER, labels=MOOD_LABELS, dual=Dual(temperature=4.0, kind="kl", by_label=BY_LABEL)),
     ),
 }  # fmt: skip
 
@@ -89,7 +119,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_loss_trace_of_20_steps_equals_the_reference(case: str, make_trainer, monkeypatch) -> None:
     name, overrides, settings = CASES[case]
-    if case == "shared":
+    if case in ("shared", "ema"):
         # Both views plain, so that the replay sees what the teacher saw.
         monkeypatch.setattr("trainers.base.CLIPTrainer.strong_view", lambda self: self.clip.preprocess)
     trainer = make_trainer(name, PLAIN_VIEW | overrides)

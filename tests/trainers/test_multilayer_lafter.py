@@ -60,14 +60,14 @@ def test_b32_with_six_classes_trains_1669640() -> None:
 )
 def test_a_stage_brings_its_readout_and_its_prompts(patch: int, width: int, depth: int, embed_dim: int, per_stage: int) -> None:
     tower, stages = tower_of(patch, width, depth, embed_dim), resolve_stages("multilayer", depth)
-    staged, shared = (
-        count(MultiLayerStudent(tower, 6, stages=stages, scale_init=10.0, readout=readout).adapt) for readout in ("stage", "shared")
-    )
-    assert staged - shared == 4 * per_stage - 2 * width
-    deep = count(MultiLayerStudent(tower, 6, stages=stages, scale_init=10.0, prompt_mode="deep").adapt)
-    assert deep - staged == (depth - 4) * 16 * width
-    bare = count(MultiLayerStudent(tower, 6, stages=stages, scale_init=10.0, prompt_tokens=0).adapt)
-    assert staged - bare == 4 * 16 * width
+    variants = {"default": {}, "shared": {"readout": "shared"}, "deep": {"prompt_mode": "deep"}, "bare": {"prompt_tokens": 0}}
+    numbers = {
+        name: count(MultiLayerStudent(tower, 6, stages=stages, scale_init=10.0, **options).adapt)
+        for name, options in variants.items()
+    }
+    assert numbers["default"] - numbers["shared"] == 4 * per_stage - 2 * width
+    assert numbers["deep"] - numbers["default"] == (depth - 4) * 16 * width
+    assert numbers["default"] - numbers["bare"] == 4 * 16 * width
 
 
 # Prompts
@@ -90,9 +90,7 @@ def test_prompts_enter_at_their_blocks_and_are_what_the_student_uses(mode: str) 
     student = make_student(prompt_mode=mode)
     assert student.entries == (list(range(1, 13)) if mode == "deep" else [1, 5, 9, 12])
     own = list(student.adapt.stage_prompts.values())
-    handed = list(own)
-    final, stages = student.forward_multi_stage_prompts(images_of(), handed)
-    assert len(handed) == len(own) and all(mine is yours for mine, yours in zip(own, handed, strict=True))
+    final, stages = student.forward_multi_stage_prompts(images_of(), own)
     assert final.shape == (2, 24) and [tuple(z.shape) for z in stages] == [(2, 24)] * 4
     prediction = student(images_of())
     assert_close(prediction.features, final)
@@ -104,6 +102,16 @@ def test_prompts_enter_at_their_blocks_and_are_what_the_student_uses(mode: str) 
         moved = [not torch.equal(a, b) for a, b in zip(found, stages, strict=True)]
         first = [student.entries[position] in stage for stage in STAGES].index(True)
         assert moved == [number >= first for number in range(4)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_defect_27_prompts_that_are_handed_over_stay_as_they_are(mode: str) -> None:
+    student = make_student(prompt_mode=mode)
+    handed = [torch.randn(2, 32) for _ in student.entries]
+    kept, values = list(handed), [prompt.clone() for prompt in handed]
+    student.forward_multi_stage_prompts(images_of(), handed)
+    assert len(handed) == len(kept) and all(a is b for a, b in zip(handed, kept, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(handed, values, strict=True))
 
 
 def test_wrong_number_of_prompt_sets_is_refused() -> None:
@@ -130,10 +138,9 @@ def lafter_twin(student: MultiLayerStudent, config: dict) -> LaFTerStudent:
 def test_one_stage_with_clips_readout_and_raw_features_is_lafter(shape: tuple[int, int, int]) -> None:
     width, depth, embed_dim = shape
     one_stage = (tuple(range(1, depth + 1)),)
-    student = make_student(
-        width=width, depth=depth, embed_dim=embed_dim, stages=one_stage, readout="shared", scale_init=None, aggregation={"mode": "last"}
-    )
-    lafter = lafter_twin(student, clip_config(width=width, depth=depth, embed_dim=embed_dim))
+    sizes = {"width": width, "depth": depth, "embed_dim": embed_dim}
+    student = make_student(**sizes, stages=one_stage, readout="shared", scale_init=None, aggregation={"mode": "last"})
+    lafter = lafter_twin(student, clip_config(**sizes))
     assert count(student.adapt) == count(lafter.adapt)
     expected, found = lafter(images_of(4)), student(images_of(4))
     assert_close(found.logits, expected.logits, atol=1e-5, rtol=0)
@@ -162,10 +169,13 @@ def test_without_prompts_and_classifier_it_is_encode_image(readout: str) -> None
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize(
-    ("depth", "stages"), [(12, STAGES), (24, resolve_stages("multilayer", 24)), (6, ((1, 2), (3,), (4, 5, 6))), (3, ((1,), (2,), (3,)))]
+    "stages",
+    [STAGES, resolve_stages("multilayer", 24), ((1, 2), (3,), (4, 5, 6)), ((1,), (2,), (3,)), ((1, 2, 3),)],
+    ids=["12 blocks", "24 blocks", "own list", "one-block stages", "one stage"],
 )
-def test_prediction_keeps_its_shape(batch: int, classes: int, depth: int, stages: tuple) -> None:
-    student = make_student(depth=depth, stages=stages, classes=classes, stage_classifier="copy", distribution_head=True)
+def test_defect_19_prediction_keeps_its_shape_at_batch_one_and_two_classes(batch: int, classes: int, stages: tuple) -> None:
+    options = {"stage_classifier": "copy", "distribution_head": True}
+    student = make_student(depth=stages[-1][-1], stages=stages, classes=classes, **options)
     prediction = student(images_of(batch))
     assert prediction.logits.shape == prediction.distribution_logits.shape == (batch, classes)
     assert prediction.stage_logits.shape == (len(stages), batch, classes)
@@ -173,7 +183,7 @@ def test_prediction_keeps_its_shape(batch: int, classes: int, depth: int, stages
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_checkpointing_gives_the_same_gradients(mode: str) -> None:
+def test_defect_20_checkpointing_gives_the_same_gradients(mode: str) -> None:
     gradients = []
     for checkpoint in (False, True):
         student = make_student(prompt_mode=mode, checkpoint=checkpoint)
@@ -201,18 +211,20 @@ EVERYTHING = None
     ],
 )
 def test_stages_open_from_the_deepest(n_stages: int, warmup: int, gradual: int, expected: list[int | None]) -> None:
-    found = [
-        first_open_stage(epoch, n_stages=n_stages, warmup_epochs=warmup, unfreeze_epochs=gradual) for epoch in range(len(expected))
-    ]
-    assert found == expected
+    options = {"n_stages": n_stages, "warmup_epochs": warmup, "unfreeze_epochs": gradual}
+    assert [first_open_stage(epoch, **options) for epoch in range(len(expected))] == expected
 
 
 def names_of_stage(number: int) -> set[str]:
     """Names in `adapt` of a stage of the 12-block plan, from 0."""
     names = {f"stage_prompts.{STAGES[number][0]}"} | {f"readout.{part}.{number}" for part in ("scale", "shift", "weight")}
-    return names | {
-        f"norms.blocks_{block}_{norm}.{part}" for block in STAGES[number] for norm in ("ln_1", "ln_2") for part in ("weight", "bias")
-    }
+    return names | names_of_norms(STAGES[number])
+
+
+def names_of_norms(blocks: tuple[int, ...]) -> set[str]:
+    """Names in `adapt` of the LayerNorms of some blocks."""
+    norms = [f"norms.blocks_{block}_{norm}" for block in blocks for norm in ("ln_1", "ln_2")]
+    return {f"{norm}.{part}" for norm in norms for part in ("weight", "bias")}
 
 
 ENDS = {"norms.ln_pre.weight", "norms.ln_pre.bias", "nga.rho", "fusion.beta", "logit_scale.log_scale"}
@@ -225,7 +237,7 @@ def expected_names(epoch: int) -> set[str]:
     return {"classifier.weight"}.union(*(names_of_stage(s) for s in stages), ENDS if epoch > 4 else set())
 
 
-def test_progressive_run_moves_exactly_the_open_parameters(make_trainer) -> None:
+def test_defect_28_progressive_run_moves_and_decays_exactly_the_open_parameters(make_trainer) -> None:
     trainer = make_trainer("MultiLayerLaFTer", PROGRESS)
     assert expected_names(5) == {name for name, _ in trainer.adapt.named_parameters()}
     in_optimizer = {id(p) for group in trainer.optim.param_groups for p in group["params"]}
@@ -249,12 +261,11 @@ def test_what_opens_first_holds_all_of_the_deepest_stage_and_the_heads(options: 
     trainer = make_trainer("MultiLayerLaFTer", PROGRESS | {".STAGES": [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [11, 12]]} | options)
     trainer.student.open_from(2)
     opened = {name for name, p in trainer.adapt.named_parameters() if p.requires_grad}
-    norms = {f"norms.blocks_{block}_{norm}.{part}" for block in (11, 12) for norm in ("ln_1", "ln_2") for part in ("weight", "bias")}
     if ".READOUT" in options:
         own = {"stage_prompts.11", "stage_prompts.12", "norms.ln_post.weight", "norms.ln_post.bias"}
     else:
         own = {"stage_prompts.11", "readout.scale.2", "readout.shift.2", "readout.weight.2"}
-    assert opened == {"classifier.weight"} | norms | own
+    assert opened == {"classifier.weight"} | names_of_norms((11, 12)) | own
 
 
 @contextmanager

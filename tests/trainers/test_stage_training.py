@@ -12,6 +12,7 @@ import torch
 from dassl.utils import set_random_seed
 from test_lafter_runs import assert_same, kill_in_epoch, rates, weights
 from tiny_world import TinyColours, build, clip_config, make_cfg, test_logits, write_clip
+from torch.nn.functional import cross_entropy
 
 import trainers
 from trainers.config_merge import read_yaml
@@ -32,7 +33,7 @@ def test_both_are_children_of_lafter_and_not_of_each_other(name: str) -> None:
 
 @pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize("weight", ["CONS_WEIGHT", "DEEP_SUPERVISION"])
-def test_a_loss_weight_changes_the_loss_and_the_gradient(weight: str, name: str, make_trainer) -> None:
+def test_defect_13_a_loss_weight_changes_the_loss_and_the_gradient(weight: str, name: str, make_trainer) -> None:
     gradients = {}
     for value in (0.0, 0.1, 0.7):
         trainer = make_trainer(name, {f".{weight}": value}, run=f"run{value}")
@@ -52,9 +53,8 @@ def test_deep_supervision_is_the_main_loss_of_every_stage(make_trainer) -> None:
     trainer.student.set_classifier(torch.randn(3, 24))
     prediction = trainer.student(torch.randn(2, 3, 32, 32))
     target = TrainingTarget(torch.tensor([0, 1]), torch.tensor([True, False]), torch.ones(2))
-    per_stage = [
-        torch.nn.functional.cross_entropy(logits[:1], torch.tensor([0]), label_smoothing=0.2) for logits in prediction.stage_logits
-    ]
+    counted = prediction.stage_logits[:, 0]  # (S, C), of the one image that counts
+    per_stage = [cross_entropy(logits, torch.tensor(0), label_smoothing=0.2) for logits in counted]
     found = trainer.student_losses(prediction, target)["deep"]
     torch.testing.assert_close(found, 0.5 * torch.stack(per_stage).mean())
 
@@ -103,6 +103,18 @@ def test_multilayer_preset_trains_every_declared_parameter(preset: str, prec: st
     assert [name for name, value in before.items() if torch.equal(after[name], value)] == []
     assert all(p.dtype == torch.float32 for p in trainer.adapt.parameters())
     assert len(trainer.report.rows[-1]["fusion"]) == len(trainer.student.stages)
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_defect_29_one_stage_and_one_block_stages_have_nothing_to_weigh(name: str, make_trainer) -> None:
+    every = [[block] for block in range(1, 13)]
+    plans = {"one": [list(range(1, 13))], "blocks": every}
+    for run, stages in plans.items():
+        trainer = make_trainer(name, {".STAGES": stages, **ONE_EPOCH}, run=run)
+        assert hasattr(trainer.adapt.nga, "rho") == (run == "one")
+        assert hasattr(trainer.adapt.fusion, "beta") == (run == "blocks")
+        trainer.train()
+        assert (trainer.report.rows[-1]["consistency"] > 0) == (run == "blocks")
 
 
 @pytest.mark.parametrize("name", BOTH)
@@ -156,7 +168,7 @@ PROGRESSIVE = {
 }
 
 
-def test_progressive_run_resumed_at_1_3_7_equals_the_straight_run(tiny_world: Path, tmp_path: Path) -> None:
+def test_defect_6_rates_and_weights_of_resumed_runs_equal_the_straight_run(tiny_world: Path, tmp_path: Path) -> None:
     straight = build(make_cfg(tiny_world, tmp_path / "straight", "MultiLayerLaFTer", PROGRESSIVE))
     expected_rates = rates(straight)
     names = [group["name"] for group in straight.optim.param_groups]
