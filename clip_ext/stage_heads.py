@@ -25,7 +25,7 @@ class StageReadout(nn.Module):
         with torch.no_grad():
             # The projection is linear, so the unit matrix yields its weight whatever the tower's make.
             projection = tower.project(torch.eye(tower.info.width, dtype=norm.weight.dtype, device=norm.weight.device))
-        self.eps = norm.eps
+        self.width, self.eps = tower.info.width, norm.eps
         self.scale = _copies(norm.weight, n_stages)  # S x (D,)
         self.shift = _copies(norm.bias, n_stages)  # S x (D,)
         self.weight = _copies(projection, n_stages)  # S x (D, E)
@@ -45,7 +45,7 @@ class StageReadout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map stage tokens (S, B, D), fp32, to the joint space, (S, B, E)."""
         scale, shift, weight = (torch.stack(list(leaves)) for leaves in (self.scale, self.shift, self.weight))
-        normed = F.layer_norm(x, x.shape[-1:], eps=self.eps)
+        normed = F.layer_norm(x, (self.width,), eps=self.eps)
         return torch.bmm(torch.addcmul(shift[:, None], normed, scale[:, None]), weight)
 
 

@@ -155,7 +155,7 @@ class OpenClipTower(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         visual = self.visual
         patches = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # (B, N, D)
-        cls = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        cls = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         x = torch.cat([cls, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
         return visual.ln_pre(x)
 

@@ -162,7 +162,7 @@ def _inject_prompt(x: Tensor, layout: TokenLayout, prompt: Tensor, mode: str) ->
     """[CLS; old prompts; patches] -> [CLS; prompt; patches], or with the old prompts kept if they accumulate."""
     n_old = layout.n_prompts if mode == "accumulate" else 0
     rest = x[:, layout.n_cls + layout.n_prompts - n_old :]
-    rows = prompt.to(x.dtype).expand(len(x), -1, -1)
+    rows = prompt.to(x.dtype).expand(x.shape[0], -1, -1)
     return torch.cat([x[:, layout.cls], rows, rest], dim=1), replace(layout, n_prompts=n_old + len(prompt))
 
 

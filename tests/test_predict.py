@@ -17,29 +17,14 @@ import torch
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from PIL import Image
-from tiny_world import CLASSNAMES, IMAGE_SIZE_PX, build, make_cfg, test_logits
+from tiny_world import CLASSNAMES, IMAGE_SIZE_PX, test_logits, train_run
 
 import predict
 import trainers
-from dassl_host import ensure_dassl
 from trainers import prediction_files, prediction_run
 from trainers.prediction import ClassRows, distinct_names
-from trainers.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAINED = [name for name in trainers.__all__ if name != "ZeroshotCLIP"]
-
-
-def train_in(folder: Path, world: Path, name: str, overrides: dict[str, Any] | None = None) -> Any:
-    """Train one epoch as train.py does, with config.yaml and run.json; return the trainer."""
-    cfg = make_cfg(world, folder, name, {"OPTIM.MAX_EPOCH": 1, **({".WARMUP_EPOCHS": 0} if name in TRAINED else {}), **(overrides or {})})
-    record = RunFolder(cfg, "train")
-    record.start([], ensure_dassl())
-    trainer = build(cfg)
-    record.describe_data(trainer.dm.dataset)
-    trainer.train()
-    record.finish()
-    return trainer
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +35,7 @@ def trained(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
     def get(name: str) -> tuple[Path, Any]:
         if name not in runs:
             folder = tmp_path_factory.mktemp("trained") / name
-            runs[name] = folder, train_in(folder, tiny_world, name)
+            runs[name] = folder, train_run(tiny_world, folder, name)
         return runs[name]
 
     return get
@@ -259,7 +244,7 @@ def test_nothing_but_unreadable_images_is_a_table_of_errors(trained, tmp_path: P
 
 def test_best_on_validation_goes_before_the_last_epoch(tiny_world: Path, photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "two_epochs"
-    train_in(folder, tiny_world, "LaFTer", {"OPTIM.MAX_EPOCH": 2, "OPTIM.LR": 0.05})
+    train_run(tiny_world, folder, "LaFTer", {"OPTIM.MAX_EPOCH": 2, "OPTIM.LR": 0.05})
     call(folder, photos, tmp_path / "last.jsonl")
     call(folder, photos, tmp_path / "first.jsonl", "--load-epoch", "1")
     shutil.copy(folder / "adapt" / "model.pth.tar-1", folder / "adapt" / "model-best.pth.tar")

@@ -23,7 +23,9 @@ from yacs.config import CfgNode
 
 import trainers
 from clip_ext.loader import build_clip
+from dassl_host import ensure_dassl
 from trainers.config import add_trainer_configs
+from trainers.run_folder import RunFolder
 
 CLASSNAMES = ("red", "green", "blue")
 SIZES = {"train": 8, "val": 3, "test": 6}
@@ -145,6 +147,19 @@ def build(cfg: CfgNode) -> Any:
     """Seed everything and build the trainer, as a run does."""
     set_random_seed(cfg.SEED)
     return build_trainer(cfg)
+
+
+def train_run(world: Path, folder: Path, trainer: str, overrides: dict[str, Any] | None = None) -> Any:
+    """Train one epoch and leave the run folder that train.py leaves; return the trainer."""
+    short = {"OPTIM.MAX_EPOCH": 1} | ({} if trainer == "ZeroshotCLIP" else {".WARMUP_EPOCHS": 0})
+    cfg = make_cfg(world, folder, trainer, short | (overrides or {}))
+    record = RunFolder(cfg, "train")
+    record.start([], ensure_dassl())
+    built = build(cfg)
+    record.describe_data(built.dm.dataset)
+    built.train()
+    record.finish()
+    return built
 
 
 @torch.no_grad()

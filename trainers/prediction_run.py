@@ -47,13 +47,16 @@ class TrainedRun:
     data_hash: str | None
 
 
-def read_run(folder: str | Path, settings: Sequence[Setting] = (), *, device: str = "auto") -> TrainedRun:
+def read_run(
+    folder: str | Path, settings: Sequence[Setting] = (), *, device: str = "auto", full_precision: bool = False
+) -> TrainedRun:
     """Read config.yaml and run.json of a run.
 
     Args:
         folder: Run folder.
         settings: Override the stored configuration.
         device: `auto` (as configured, if there is a GPU), `cpu` or `cuda`.
+        full_precision: Use fp32 whatever the run's `PREC` is.
     Raises:
         FileNotFoundError: If the folder or one of the files is missing.
         ValueError: If a file cannot be used: all problems of the configuration at once, or no class list.
@@ -67,6 +70,7 @@ def read_run(folder: str | Path, settings: Sequence[Setting] = (), *, device: st
         raise ValueError(f"{path / 'run.json'} lists no classes: the run ended before its data were read")
     cfg = _read_cfg(path, settings)
     _fit_for_prediction(cfg, path, device)
+    _fit_precision(cfg, full_precision=full_precision)
     cfg.freeze()
     return TrainedRun(path, cfg, tuple(data["classes"]), data.get("hash"))
 
@@ -105,12 +109,24 @@ def _fit_for_prediction(cfg: CfgNode, path: Path, device: str) -> None:
     cfg.OUTPUT_DIR, cfg.RESUME, cfg.VERBOSE = str(path), "", False
     cfg.TEST.EVALUATOR = "Classification"  # never asked; others may want more of the data than there is
     cfg.DATALOADER.TRAIN_X.SAMPLER = "SequentialSampler"
-    node = cfg.TRAINER.get(cfg.TRAINER.NAME.upper(), CfgNode())
+    node = _trainer_node(cfg)
     if "CACHE_IMAGES" in node:
         node.CACHE_IMAGES = "none"
-    if node.get("PREC") in ("amp", "fp16") and not (cfg.USE_CUDA and torch.cuda.is_available()):
-        logger.warning("Note: the run's PREC %s needs a GPU; fp32 is used on the CPU", node.PREC)
+
+
+def _fit_precision(cfg: CfgNode, *, full_precision: bool) -> None:
+    node = _trainer_node(cfg)
+    prec = node.get("PREC")
+    if prec in ("amp", "fp16") and not (cfg.USE_CUDA and torch.cuda.is_available()):
+        logger.warning("Note: the run's PREC %s needs a GPU; fp32 is used on the CPU", prec)
         node.PREC = "fp32"
+    if prec is not None and full_precision:
+        node.PREC = "fp32"
+
+
+def _trainer_node(cfg: CfgNode) -> CfgNode:
+    """Return the config node of the run's trainer; an empty one for a trainer without keys."""
+    return cfg.TRAINER.get(cfg.TRAINER.NAME.upper(), CfgNode())
 
 
 class RunClasses(DatasetBase):
