@@ -27,12 +27,19 @@ EUROSAT = [
     "Annual Crop Land", "Forest", "Herbaceous Vegetation Land", "Highway or Road", "Industrial Buildings", "Pasture Land",
     "Permanent Crop Land", "Residential Buildings", "River", "Sea or Lake",
 ]  # fmt: skip
+DTD = (
+    "banded blotchy braided bubbly bumpy chequered cobwebbed cracked crosshatched crystalline dotted fibrous "
+    "flecked freckled frilly gauzy grid grooved honeycombed interlaced knitted lacelike lined marbled matted meshed "
+    "paisley perforated pitted pleated polka-dotted porous potholed scaly smeared spiralled sprinkled stained "
+    "stratified striped studded swirly veined waffled woven wrinkled zigzagged"
+).split()
 # Class names by data set, where the names are known without its files.
 CLASSNAMES = {
     "HandwrittenDigits": ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"],
     "Emotion6": ["anger", "disgust", "fear", "joy", "sadness", "surprise", "neutral"],
     **{name: MIKELS for name in ("EmoSet", "FI", "Flickr_LDL", "Twitter_LDL", "Abstract", "ArtPhoto")},
     "EuroSAT": EUROSAT,
+    "DescribableTextures": DTD,
     "CIFAR10_local": ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
 }
 TEXT_EPOCHS = dict.fromkeys(["DescribableTextures", "EuroSAT", "Food101", "CIFAR10_local", "CIFAR100_local", "UCF101"], 400)
