@@ -166,8 +166,7 @@ def test_without_prompts_and_classifier_it_is_encode_image(readout: str) -> None
 # Shapes
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize(("batch", "classes"), [(1, 2), (3, 5)])
 @pytest.mark.parametrize(
     "stages",
     [STAGES, resolve_stages("multilayer", 24), ((1, 2), (3,), (4, 5, 6)), ((1,), (2,), (3,)), ((1, 2, 3),)],
