@@ -33,6 +33,13 @@ DTD = (
     "paisley perforated pitted pleated polka-dotted porous potholed scaly smeared spiralled sprinkled stained "
     "stratified striped studded swirly veined waffled woven wrinkled zigzagged"
 ).split()
+PETS = (
+    "abyssinian american_bulldog american_pit_bull_terrier basset_hound beagle bengal birman bombay boxer "
+    "british_shorthair chihuahua egyptian_mau english_cocker_spaniel english_setter german_shorthaired "
+    "great_pyrenees havanese japanese_chin keeshond leonberger maine_coon miniature_pinscher newfoundland persian "
+    "pomeranian pug ragdoll russian_blue saint_bernard samoyed scottish_terrier shiba_inu siamese sphynx "
+    "staffordshire_bull_terrier wheaten_terrier yorkshire_terrier"
+).split()
 # Class names by data set, where the names are known without its files.
 CLASSNAMES = {
     "HandwrittenDigits": ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"],
@@ -40,6 +47,7 @@ CLASSNAMES = {
     **{name: MIKELS for name in ("EmoSet", "FI", "Flickr_LDL", "Twitter_LDL", "Abstract", "ArtPhoto")},
     "EuroSAT": EUROSAT,
     "DescribableTextures": DTD,
+    "OxfordPets": PETS,
     "CIFAR10_local": ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
 }
 TEXT_EPOCHS = dict.fromkeys(["DescribableTextures", "EuroSAT", "Food101", "CIFAR10_local", "CIFAR100_local", "UCF101"], 400)
