@@ -184,7 +184,7 @@ def _name_problems(classnames: Sequence[str], known_twins: Sequence[str]) -> lis
         if normalise_name(name) in known:
             logger.warning("%s, as this data set is known to do: their texts are the same", problem)
         else:
-            problems.append(problem)
+            problems.append(f"{problem}; rename one, or list it under 'known_twins' in the file of TEXT.TEMPLATES")
     return problems
 
 
@@ -198,7 +198,8 @@ def _describe(
 ) -> list[list[str]]:
     per_class, unknown = match_descriptions(classnames, descriptions)
     if unknown:
-        logger.info("descriptions of %d names that are no class are not used: %s", len(unknown), ", ".join(unknown))
+        names_shown = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")
+        logger.info("descriptions of %d names that are no class are not used: %s", len(unknown), names_shown)
     if descriptor_format:
         per_class = [
             [

@@ -2,7 +2,8 @@
 
 Shipped files lie in `clip_ext/texts/{templates,descriptions}/*.json` and were written for this project. A user's own
 file may be the full form ({"source", "licence", "classes": {class: [...]}}) or the bare {class: [sentence, ...]} that
-LaFTer, CuPL and MPVR publish.
+LaFTer, CuPL and MPVR publish. A templates file is {"zeroshot", "templates", "descriptions": file stem or "",
+"text_epochs"}, and for data sets that bear a class name twice {"known_twins": [name, ...]}.
 """
 
 import json
