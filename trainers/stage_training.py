@@ -34,6 +34,11 @@ class StageTraining:
             problems.append(
                 f"{name}.NGA_SIGMA_INIT is {node.NGA_SIGMA_INIT}; expected more than NGA_SIGMA_MIN {node.NGA_SIGMA_MIN}"
             )
+        if node.FUSION == "last" and not (node.CONS_WEIGHT or node.DEEP_SUPERVISION or len(node.STAGES) == 1):
+            problems.append(
+                f"{name}.FUSION is 'last' with CONS_WEIGHT 0 and DEEP_SUPERVISION 0, so that shallower stages never reach the "
+                "loss; expected one of the two above 0, or STAGES with one list"
+            )
         return problems
 
     def resolve_stages(self) -> Stages:

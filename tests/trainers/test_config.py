@@ -139,6 +139,7 @@ CONTRADICTIONS = {
         {".PROGRESSIVE": True, ".PROGRESSIVE_WARMUP": 1, ".PROGRESSIVE_EPOCHS": 1},
         r"PROGRESSIVE_WARMUP 1 \+ PROGRESSIVE_EPOCHS 1 epochs .* expected fewer than OPTIM.MAX_EPOCH 2",
     ),
+    "stages without a loss": ({".FUSION": "last", ".CONS_WEIGHT": 0.0}, "FUSION is 'last' .* never reach the loss"),
     "mode of no prompts": ({".PROMPT_MODE": "deep", ".PROMPT_TOKENS": 0}, "PROMPT_MODE is 'deep', but PROMPT_TOKENS is 0"),
     "unknown recipe": ({".AUGMENT_RECIPE": "wild"}, "AUGMENT_RECIPE is 'wild'; expected one of standard"),
     "several views by Dassl": ({"DATALOADER.K_TRANSFORMS": 2}, "DATALOADER.K_TRANSFORMS is 2"),
