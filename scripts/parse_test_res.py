@@ -3,8 +3,9 @@
     python scripts/parse_test_res.py output/handwritten_digits/LaFTer/tiny12
     python scripts/parse_test_res.py --base output/base2new/train_base/... --new output/base2new/test_new/...
 
-A run is a sub-folder with a log.txt. Its result is the last `* accuracy: 12.3%` after the line `Finish training` (with --test-log:
-after `=> result`, for logs that only evaluate). Where results.json holds the same figure in full precision, that one is taken.
+A run is a sub-folder with a log.txt. Its result is the last `* accuracy: 12.3%` after the line `Finish training` (with
+--test-log: after `=> result`, for logs that only evaluate). Where results.json holds the same figure in full precision, that
+one is taken.
 Folders without a log, and runs that have not finished, are reported and left out.
 """
 

@@ -61,7 +61,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def model_flags(folder: Path) -> list[str]:
-    """Return the flags that load the model of a finished run: the one best on validation, else the last; none if it has none."""
+    """Return the flags that load a finished run's model: the one best on validation, else the last; none if it has none."""
     pointers = sorted((ROOT / folder).glob("*/checkpoint"))
     if not pointers:
         return []

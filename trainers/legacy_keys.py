@@ -1,7 +1,7 @@
 """Keys of an earlier configuration, and what to write instead.
 
-They are no aliases: a setting that uses one is a mistake, and its message names the new key with the translated value. So an old
-file is moved over in one pass, and no run depends on two spellings of one thing.
+They are no aliases: a setting that uses one is a mistake, and its message names the new key with the translated value. So an
+old file is moved over in one pass, and no run depends on two spellings of one thing.
 """
 
 from __future__ import annotations

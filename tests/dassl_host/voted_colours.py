@@ -1,4 +1,4 @@
-"""Train on the toy colours with votes and the evaluator of label distributions, on either engine: `voted_colours.py IMAGES RUN`.
+"""Train on the toy colours with votes and the evaluator of label distributions, on either engine: `FILE IMAGES RUN`.
 
 RUN gets the log of a run whose best epoch is chosen by the divergence, and `record.json` with what `test()` returned.
 """

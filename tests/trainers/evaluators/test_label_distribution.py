@@ -186,7 +186,8 @@ def test_a_key_without_its_evaluator_is_a_problem(cfg, key, value):
     cfg.merge_from_list([f"TEST.{key}", value])
     assert find_problems(cfg) == []
     cfg.TEST.EVALUATOR = "Classification"
-    assert find_problems(cfg) == [f"TEST.{key} is {value!r}, but TEST.EVALUATOR is 'Classification'; expected LabelDistribution"]
+    (problem,) = find_problems(cfg)
+    assert problem == f"TEST.{key} is {value!r}, but TEST.EVALUATOR is 'Classification'; expected LabelDistribution"
 
 
 def test_one_image_of_two_classes(cfg):
