@@ -21,7 +21,7 @@ SOURCES = "\n".join(
     path.read_text(encoding="utf-8")
     for room in ("trainers", "datasets", "clip_ext")
     for path in sorted((ROOT / room).rglob("*.py"))
-    if path.name != "config.py"
+    if path.name not in ("config.py", "dataset_keys.py")
 )
 
 
