@@ -95,12 +95,12 @@ def build_teacher(
     )
     if node.TEACHER in ONLINE:
         return OnlineTeacher(judges.shared if node.TEACHER == "shared" else judges.averaged, rule)
-    key = images.key(node, classifier, rule, precision)
 
     def make(epoch: int) -> PseudoLabels:
         # Before the first epoch the student's prompts are still noise: the text classifier labels.
         if epoch and node.TEACHER == "self":
             return rule.select(*images.label(judges.student, rule))
+        key = images.key(node, classifier, rule, precision)
         by_text = functools.partial(images.label, judges.frozen, rule)
         return rule.select(*cached_labels(node.TEXT.CACHE_DIR, key, len(images), by_text))
 

@@ -205,6 +205,19 @@ def test_defect_4_tested_distribution_has_the_training_temperature(name: str, he
     assert not torch.allclose(scores.facts["distribution"], prediction.logits.softmax(-1), atol=1e-3)
 
 
+@pytest.mark.parametrize("name", FAMILY)
+def test_defect_2_the_test_runs_the_path_of_training(name: str, make_trainer) -> None:
+    trainer = make_trainer(name, MOODY | MODES["supervised_two_heads"])
+    start(trainer)
+    trainer.forward_backward(next(iter(trainer.train_loader_x)))
+    images, _ = trainer.parse_batch_test(next(iter(trainer.test_loader)))
+    trained = trainer._predict(images)
+    trainer.set_model_mode("eval")
+    scores = trainer.model_inference(images)
+    assert torch.equal(scores.as_subclass(torch.Tensor), trained.logits)
+    assert torch.equal(scores.facts["distribution"], (trained.distribution_logits / 4.0).softmax(-1))
+
+
 def test_without_the_dual_task_the_distribution_is_the_plain_softmax(make_trainer) -> None:
     trainer = make_trainer("LaFTer", MOODY | {".DUAL.TEMPERATURE": 16.0})
     images, _ = trainer.parse_batch_test(next(iter(trainer.test_loader)))
