@@ -1,6 +1,7 @@
 """Use a trained run: images in, one row of predictions per image out.
 
     python predict.py --model-dir output/first --input photos --output photos.csv
+    python predict.py --model-dir output/first --calibrate
 
 The run's configuration, class names and weights are read from its folder; its training data are not needed. A folder is searched
 to the bottom. An image that cannot be read gets a row whose `error` says why. Beside the output, a .json of the same name holds what
@@ -13,8 +14,12 @@ import logging
 import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import train
+
+if TYPE_CHECKING:
+    from trainers.prediction_run import TrainedRun
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,8 +28,10 @@ def build_parser() -> argparse.ArgumentParser:
                                      allow_abbrev=False)  # fmt: skip
     add = parser.add_argument
     add("--model-dir", metavar="RUN", required=True, help="run folder of a training (its --output-dir)")
-    add("--input", metavar="PATH", nargs="+", required=True, help="image files and folders")
-    add("--output", metavar="FILE", required=True, help="file to write, .csv or .jsonl; an older one is replaced")
+    add("--input", metavar="PATH", nargs="+", help="image files and folders")
+    add("--output", metavar="FILE", help="file to write, .csv or .jsonl; an older one is replaced")
+    add("--calibrate", action="store_true", help="instead of predicting: fit the temperature of a supervised run's confidences on "
+        "its validation images (give DATASET.ROOT if they have moved); later predictions use it")  # fmt: skip
     add("--load-epoch", type=int, metavar="N", help="weights after epoch N; default: the best on validation, else the last")
     add("--top-k", type=int, default=3, metavar="N", help="classes to list per image (default 3)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto: a GPU if the run may use one")
@@ -44,7 +51,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         parser.error(f"{flag} stands among the KEY VALUE pairs; give all flags before them")
     if len(args.opts) % 2:
         parser.error(f"KEY VALUE pairs expected, got {len(args.opts)} words: {' '.join(args.opts)}")
-    key = next((word for word in args.input if train.CONFIG_KEY.fullmatch(word) and not os.path.exists(word)), None)
+    if args.calibrate == bool(args.input or args.output) or bool(args.input) != bool(args.output):
+        parser.error("expected --input and --output, or --calibrate without them")
+    key = next((word for word in args.input or () if train.CONFIG_KEY.fullmatch(word) and not os.path.exists(word)), None)
     if key:
         parser.error(f"--input swallowed the setting {key}; put another flag before it")
     if args.top_k < 1:
@@ -52,29 +61,39 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def predict(args: argparse.Namespace) -> int:
-    """Run one command line; returns the number of images that could not be read.
-
-    Raises:
-        ValueError, OSError, RuntimeError: With a message for the user; the output is then as it was before.
-    """
-    from trainers import runs
+def read_run(args: argparse.Namespace) -> "TrainedRun":
+    """Return the run that the command line names, with its settings."""
+    from trainers import prediction_run, runs
     from trainers.config_merge import Setting
-    from trainers.prediction import Tally, describe_prediction, predict_images
-    from trainers.prediction_files import check_output, find_images, write_facts, write_rows
-    from trainers.prediction_run import load_trainer, read_run
 
-    started = time.perf_counter()
-    output, found = check_output(args.output), find_images(args.input)
     for path in args.imports:
         runs.import_file(path)
     pairs = zip(args.opts[0::2], args.opts[1::2], strict=True)
-    run = read_run(args.model_dir, [Setting(key, value, "command line") for key, value in pairs], device=args.device)
+    return prediction_run.read_run(
+        args.model_dir, [Setting(key, value, "command line") for key, value in pairs], device=args.device
+    )
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Write the predictions; returns the number of images that could not be read.
+
+    Raises:
+        ValueError, OSError: With a message for the user; the output is then as it was before.
+    """
+    from trainers.prediction import Tally, describe_prediction, predict_images
+    from trainers.prediction_calibration import read_temperature
+    from trainers.prediction_files import check_output, find_images, write_facts, write_rows
+    from trainers.prediction_run import load_trainer
+
+    started = time.perf_counter()
+    output, found, run = check_output(args.output), find_images(args.input), read_run(args)
     with contextlib.redirect_stdout(sys.stderr):  # the engine's lines; ours is the last one
         trainer, checkpoint = load_trainer(run, args.load_epoch)
-        tally = Tally()
-        write_rows(output, tally.count(predict_images(trainer, found.paths, run.classes, top_k=args.top_k)))
-    write_facts(output.with_suffix(".json"), {**describe_prediction(trainer, run, checkpoint), **dataclasses.asdict(tally)})
+        temperature, tally = read_temperature(run, trainer, checkpoint), Tally()
+        rows = predict_images(trainer, found.paths, run.classes, top_k=args.top_k, temperature=temperature)
+        write_rows(output, tally.count(rows))
+    facts = describe_prediction(trainer, run, checkpoint, temperature) | dataclasses.asdict(tally)
+    write_facts(output.with_suffix(".json"), facts)
     others = f", {len(found.others)} other files passed over" if found.others else ""
     sys.stdout.write(
         f"{output}: {tally}{others}; {run.cfg.TRAINER.NAME}, {checkpoint or 'nothing trained'}, {trainer.device}, "
@@ -83,17 +102,32 @@ def predict(args: argparse.Namespace) -> int:
     return tally.failed
 
 
+def calibrate(args: argparse.Namespace) -> int:
+    """Fit and store the temperature of the run's confidences; returns 0.
+
+    Raises:
+        ValueError, OSError: With a message for the user.
+    """
+    import datasets  # noqa: F401  (registers the data sets)
+    from trainers.prediction_calibration import fit_temperature, write_calibration
+    from trainers.prediction_run import load_trainer
+
+    run = read_run(args)
+    with contextlib.redirect_stdout(sys.stderr):
+        trainer, checkpoint = load_trainer(run, args.load_epoch, with_data=True)
+        fitted = fit_temperature(run, trainer)
+    sys.stdout.write(f"{write_calibration(run, trainer, checkpoint, fitted)}: {fitted}\n")
+    return 0
+
+
 def main(argv: list[str]) -> None:
     """Run one command line. Only the standard library is imported before it is known to be well formed."""
     args = parse_args(argv)
     if args.offline:  # read by the hub's clients when they are imported
         os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
     logging.basicConfig(format="%(message)s")
-
-    import datasets  # noqa: F401  (registers the data sets: a trainer may ask the run's for the order of its classes on a ring)
-
     try:
-        failed = predict(args)
+        failed = calibrate(args) if args.calibrate else predict(args)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.exit(2)

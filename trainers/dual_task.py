@@ -119,6 +119,11 @@ class DualTask:
         )
         return distribution_loss(logits, mixed, temperature=node.TEMPERATURE, kind=node.LOSS, mask=target.counted)
 
+    @property
+    def class_temperature(self) -> float:
+        """What class logits were divided by in training: 1 where the distribution has a head of its own."""
+        return 1.0 if self._node.HEADS == "dual" else self._node.TEMPERATURE
+
     def predict(self, logits: Tensor, distribution_logits: Tensor | None) -> Tensor:
         """Return the predicted distribution, (B, C), at the temperature of training."""
         judged = logits if distribution_logits is None else distribution_logits

@@ -38,4 +38,7 @@ class Target(FactTensor):
 
 
 class Scores(FactTensor):
-    """Logits of a test batch, (B, C), fp32; `facts["distribution"]` is the predicted distribution, (B, C), rows sum to 1."""
+    """Logits of a test batch, (B, C), fp32; `facts["distribution"]` is the predicted distribution, (B, C), rows sum to 1.
+
+    Where training divided the logits by a temperature other than 1, it is `facts["temperature"]`.
+    """

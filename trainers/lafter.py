@@ -261,7 +261,8 @@ class LaFTer(CLIPTrainer):
         found = self._predict(images)
         if self.dual is None:
             return Scores.of(found.logits, distribution=found.logits.softmax(dim=-1))
-        return Scores.of(found.logits, distribution=self.dual.predict(found.logits, found.distribution_logits))
+        distribution = self.dual.predict(found.logits, found.distribution_logits)
+        return Scores.of(found.logits, distribution=distribution, temperature=self.dual.class_temperature)
 
     def prediction_facts(self) -> dict[str, list]:
         """Return what predict.py writes beside its rows: the weights inside and between stages; empty without stages."""

@@ -178,13 +178,21 @@ class Tally:
         return f"{self.images} images, {self.unsure} unsure, {self.failed} unreadable"
 
 
-def describe_prediction(trainer: Any, run: TrainedRun, checkpoint: str | None) -> dict[str, Any]:
-    """Return what holds for all rows alike, the trainer's own `prediction_facts()` included."""
+def describe_prediction(trainer: Any, run: TrainedRun, checkpoint: str | None, temperature: float | None) -> dict[str, Any]:
+    """Return what holds for all rows alike, the trainer's own `prediction_facts()` included.
+
+    Args:
+        trainer: That made the rows.
+        run: Its run.
+        checkpoint: Name of its checkpoint file, None without one.
+        temperature: The calibrated one, None without one.
+    """
     return {
         "run": str(run.path),
         "trainer": run.cfg.TRAINER.NAME,
         "backbone": run.cfg.MODEL.BACKBONE.NAME,
         "checkpoint": checkpoint,
+        "calibrated_temperature": temperature,
         "data_hash": run.data_hash,
         "classes": list(run.classes),
         **getattr(trainer, "prediction_facts", dict)(),

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,6 @@ def _fit_for_prediction(cfg: CfgNode, path: Path, device: str) -> None:
     if device != "auto":
         cfg.USE_CUDA = device == "cuda"
     cfg.OUTPUT_DIR, cfg.RESUME, cfg.VERBOSE = str(path), "", False
-    cfg.TEST.EVALUATOR = "Classification"  # never asked; others may want more of the data than there is
     cfg.DATALOADER.TRAIN_X.SAMPLER = "SequentialSampler"
     node = _trainer_node(cfg)
     if "CACHE_IMAGES" in node:
@@ -130,7 +129,7 @@ def _trainer_node(cfg: CfgNode) -> CfgNode:
 
 
 class RunClasses(DatasetBase):
-    """Class names without images; `_register_for` makes the subclass that a run's trainer finds."""
+    """Class names without images; a subclass made for a run is what its trainer finds."""
 
     names: tuple[str, ...] = ()
     placeholder = ""  # an existing file: loaders insist on an item, which is never read
@@ -157,8 +156,7 @@ def _classes_in_place_of_data(run: TrainedRun) -> Iterator[None]:
     """Let the run's data set name mean `RunClasses`; trainers also find their texts by that name, so it has to stay."""
     name = run.cfg.DATASET.NAME
     original = DATASET_REGISTRY.get(name) if name in DATASET_REGISTRY.registered_names() else None
-    ring = getattr(original, "emotion_ring", ())
-    facts = {"names": run.classes, "placeholder": str(run.path / "config.yaml"), "emotion_ring": ring}
+    facts = {"names": run.classes, "placeholder": str(run.path / "config.yaml")}
     DATASET_REGISTRY.register(type(name, (RunClasses,), facts), force=True)
     try:
         yield
@@ -167,19 +165,20 @@ def _classes_in_place_of_data(run: TrainedRun) -> Iterator[None]:
             DATASET_REGISTRY.register(original, force=True)
 
 
-def load_trainer(run: TrainedRun, epoch: int | None = None) -> tuple[Any, str | None]:
+def load_trainer(run: TrainedRun, epoch: int | None = None, *, with_data: bool = False) -> tuple[Any, str | None]:
     """Build the run's trainer and load its weights.
 
     Args:
         run: From `read_run`.
         epoch: Finished epochs of the checkpoint to load; None: the best on validation, else the last one.
+        with_data: Build it around the run's own data set, which has to be there and registered.
     Returns:
         The trainer in evaluation mode, and the name of the checkpoint file; None for a trainer without weights of its own.
     Raises:
         FileNotFoundError: If the run has no such checkpoint (lists those it has).
         ValueError: If the checkpoint does not fit the configuration and the classes.
     """
-    with _classes_in_place_of_data(run):
+    with nullcontext() if with_data else _classes_in_place_of_data(run):
         trainer = build_trainer(run.cfg)
     trainer.set_model_mode("eval")
     names = trainer.get_model_names()

@@ -5,33 +5,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_world import CLASSNAMES, IMAGE_SIZE_PX, test_logits, train_run
+from tiny_world import CLASSNAMES, IMAGE_SIZE_PX, test_logits
 from torch import Tensor
 
 import trainers
 from scripts import export_onnx
 
 onnx = pytest.importorskip("onnx")
-
-
-@pytest.fixture(scope="module")
-def trained(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Any]]:
-    """Return `trained(name) -> (run folder, trainer)`; each is trained once."""
-    runs: dict[str, tuple[Path, Any]] = {}
-
-    def get(name: str) -> tuple[Path, Any]:
-        if name not in runs:
-            folder = tmp_path_factory.mktemp("trained") / name
-            runs[name] = folder, train_run(tiny_world, folder, name)
-        return runs[name]
-
-    return get
 
 
 def test_images(trainer: Any) -> Tensor:
@@ -42,8 +27,8 @@ test_images.__test__ = False  # a helper, whatever its name suggests to pytest
 
 
 @pytest.mark.parametrize("name", trainers.__all__)
-def test_exported_logits_are_those_of_the_run(name: str, trained, tiny_world: Path, tmp_path: Path, capsys) -> None:
-    folder, trainer = trained(name)
+def test_exported_logits_are_those_of_the_run(name: str, trained_run, tiny_world: Path, tmp_path: Path, capsys) -> None:
+    folder, trainer = trained_run(name)
     file = tmp_path / "model.onnx"
     export_onnx.main([str(folder), "-o", str(file), "--images", str(tiny_world / "colours" / "test")])
     _, runner = export_onnx.find_runner(file)
@@ -56,9 +41,9 @@ def test_exported_logits_are_those_of_the_run(name: str, trained, tiny_world: Pa
     assert "on 6 real images" in printed
 
 
-def test_metadata_say_how_to_use_the_file(trained, tmp_path: Path) -> None:
+def test_metadata_say_how_to_use_the_file(trained_run, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
-    folder, trainer = trained("LaFTer")
+    folder, trainer = trained_run("LaFTer")
     export_onnx.main([str(folder), "-o", str(file)])
     model = onnx.load(str(file))
     props = {entry.key: entry.value for entry in model.metadata_props}
@@ -73,9 +58,9 @@ def test_metadata_say_how_to_use_the_file(trained, tmp_path: Path) -> None:
     assert shape == ["batch", 3, IMAGE_SIZE_PX, IMAGE_SIZE_PX]
 
 
-def test_blocks_that_no_logit_depends_on_are_left_out(trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, trainer = trained("LaFTer")
-    run = export_onnx.read_run(trained("LaFTer")[0])
+def test_blocks_that_no_logit_depends_on_are_left_out(trained_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, trainer = trained_run("LaFTer")
+    run = export_onnx.read_run(trained_run("LaFTer")[0])
 
     def read_block_six(images: Tensor) -> Tensor:
         return trainer.student.driver(images, taps=[6]).taps[6][:, :3]
@@ -88,26 +73,26 @@ def test_blocks_that_no_logit_depends_on_are_left_out(trained, tmp_path: Path, m
     assert blocks == [{str(number) for number in range(12)}, {str(number) for number in range(6)}]
 
 
-def test_without_onnxruntime_the_reference_compares(trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_without_onnxruntime_the_reference_compares(trained_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name))
-    export_onnx.main([str(trained("LaFTer")[0]), "-o", str(tmp_path / "model.onnx")])
+    export_onnx.main([str(trained_run("LaFTer")[0]), "-o", str(tmp_path / "model.onnx")])
     printed = capsys.readouterr().out
     assert "(onnx's reference evaluator; largest logit" in printed
     assert "no real images were compared" in printed
 
 
-def test_a_file_that_says_something_else_is_not_kept(trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, trainer = trained("LaFTer")
+def test_a_file_that_says_something_else_is_not_kept(trained_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, trainer = trained_run("LaFTer")
     shifted = ("shifted", lambda images: trainer.model_inference(images).as_subclass(Tensor) + 0.1)
     monkeypatch.setattr(export_onnx, "find_runner", lambda path: shifted)
     with pytest.raises(SystemExit, match="differ by .*no file was written"):
-        export_onnx.main([str(trained("LaFTer")[0]), "-o", str(tmp_path / "model.onnx")])
+        export_onnx.main([str(trained_run("LaFTer")[0]), "-o", str(tmp_path / "model.onnx")])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_use_ends_with_a_message(trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    folder = str(trained("LaFTer")[0])
+def test_wrong_use_ends_with_a_message(trained_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    folder = str(trained_run("LaFTer")[0])
     with pytest.raises(SystemExit):
         export_onnx.main([folder, "-o", str(tmp_path / "model.pt")])
     assert "its name must end in .onnx" in capsys.readouterr().err
