@@ -20,8 +20,11 @@ def read_folder(folder: Path, classnames: tuple[str, ...] | None) -> ImageList:
     Raises:
         ValueError: If the form is unclear (says what was found), class names are missing, or a folder is no class.
     """
-    images, _ = list_images(folder)
+    images, others = list_images(folder)
     folders = list_folders(folder)
+    others -= (folder / CLASSES_FILE).is_file()
+    if others:
+        logger.info("%s: %d other files are ignored", folder, others)
     if images and folders:
         raise ValueError(
             f"DATASET.ROOT {folder} holds {len(images)} pictures and also folders ({some([f.name for f in folders], ', ')}); "
@@ -96,7 +99,7 @@ def _read_classes(folder: Path, classnames: Sequence[str], *, split: str) -> lis
     if nested:
         raise ValueError(f"DATASET.ROOT {folder}: class folders hold folders: {some(nested, ', ')}; expected pictures only")
     if others:
-        logger.info("%s: %d files in the class folders are no pictures and are ignored", folder, others)
+        logger.info("%s: %d other files in class folders are ignored", folder, others)
     return rows
 
 

@@ -91,7 +91,15 @@ def test_the_form_that_was_found_is_logged(folder: Path, caplog: pytest.LogCaptu
         load(folder)
     assert "is a folder of class folders" in caplog.text
     assert "3 classes (cat, dog, emu), split seeded: 18 train, 3 val, 3 test" in caplog.text
-    assert "1 files in the class folders are no pictures" in caplog.text
+    assert "1 other files in class folders are ignored" in caplog.text
+
+
+def test_other_files_beside_unlabelled_pictures_are_counted(unlabelled: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.mp4", "b.csv", ".hidden"):
+        (unlabelled / name).write_bytes(b"")
+    with caplog.at_level(logging.INFO):
+        assert len(load(unlabelled).train_x) == 24
+    assert f"{unlabelled}: 2 other files are ignored" in caplog.text
 
 
 def test_unlabelled_pictures_have_label_minus_one_in_all_parts(unlabelled: Path) -> None:
@@ -178,6 +186,14 @@ def test_only_the_first_five_broken_pictures_are_named(folder: Path) -> None:
     with pytest.raises(ValueError, match="(?s)8 of 24 pictures.*and 3 more") as error:
         load(folder)
     assert str(error.value).count("cat/") == 5
+
+
+def test_absent_pictures_of_a_split_file_are_named_with_their_entries(folder: Path) -> None:
+    rows = [[f"cat/{number:02d}.png", 0, "cat"] for number in range(6, 14)] + [["dog/00.png", 1, "dog"]]
+    (folder / "split.json").write_text(json.dumps({"train": rows, "test": rows[:1]}), "utf-8")
+    with pytest.raises(ValueError, match="(?s)6 of 10 pictures cannot be read.*and 1 more") as error:
+        load(folder / "split.json")
+    assert f"{folder / 'cat' / '08.png'} (split.json, train entry 3, no such file)" in str(error.value)
 
 
 @pytest.mark.parametrize(
