@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dassl.data.datasets import DATASET_REGISTRY
 from yacs.config import CfgNode
 
 from trainers.schedules import OLDER_SPELLINGS, SCHEDULES
@@ -16,7 +17,7 @@ def find_problems(cfg: CfgNode, node_name: str) -> list[str]:
     """
     node, name = cfg.TRAINER[node_name], f"TRAINER.{node_name}"
     by_mode = _label_free_problems if node.MODE == "pseudo" else _supervised_problems
-    return [*by_mode(cfg, node, name), *_dual_problems(node, name), *_schedule_problems(cfg, node, name)]
+    return [*by_mode(cfg, node, name), *_dual_problems(cfg, node, name), *_schedule_problems(cfg, node, name)]
 
 
 def _label_free_problems(cfg: CfgNode, node: CfgNode, name: str) -> list[str]:
@@ -46,13 +47,23 @@ def _supervised_problems(cfg: CfgNode, node: CfgNode, name: str) -> list[str]:
     return problems
 
 
-def _dual_problems(node: CfgNode, name: str) -> list[str]:
-    problems = []
-    if node.DUAL.HEADS == "dual" and not node.DUAL.ENABLED and node.MODE != "direct":
+def _dual_problems(cfg: CfgNode, node: CfgNode, name: str) -> list[str]:
+    problems, enabled = [], node.DUAL.ENABLED or node.MODE == "direct"
+    if node.DUAL.HEADS == "dual" and not enabled:
         problems.append(f"{name}.DUAL.HEADS is 'dual', but the dual task is off; expected single, or {name}.DUAL.ENABLED True")
     if len(set(node.DUAL.RING)) < len(node.DUAL.RING):
         problems.append(f"{name}.DUAL.RING is {node.DUAL.RING}; expected every class name once")
+    if enabled and node.DUAL.STRATEGY == "strategy1" and not node.DUAL.RING and not _has_ring(cfg.DATASET.NAME):
+        problems.append(
+            f"{name}.DUAL.STRATEGY is 'strategy1', but data set {cfg.DATASET.NAME} has no emotion ring; set {name}.DUAL.RING to "
+            "all class names in ring order"
+        )
     return problems
+
+
+def _has_ring(dataset: str) -> bool:
+    """Whether a data set may have a ring; whether it fits the classes shows once the data are read."""
+    return dataset not in DATASET_REGISTRY.registered_names() or hasattr(DATASET_REGISTRY.get(dataset), "emotion_ring")
 
 
 def _teacher_problems(node: CfgNode, name: str) -> list[str]:
