@@ -297,7 +297,9 @@ class CLIPTrainer(TunedTrainer):
         node = cfg.TRAINER[self.node_name()]
         if not cfg.MODEL.BACKBONE.NAME:
             names = ", ".join(available_models())
-            problems.append(f"MODEL.BACKBONE.NAME (--backbone) is empty; expected a CLIP: {names}, or a path as in clip_ext/loader.py")
+            problems.append(
+                f"MODEL.BACKBONE.NAME (--backbone) is empty; expected a CLIP: {names}, or a path as in clip_ext/loader.py"
+            )
         if "AUGMENT_RECIPE" in node and node.AUGMENT_RECIPE not in RECIPES:
             problems.append(
                 f"TRAINER.{self.node_name()}.AUGMENT_RECIPE is {node.AUGMENT_RECIPE!r}; expected one of {', '.join(RECIPES)}"

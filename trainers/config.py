@@ -182,7 +182,7 @@ def _add_pseudo_label_keys(node: CfgNode) -> None:
     node.PHASE = "both"  # both | text_only (stop after the text classifier and test it on image features)
     node.SELECT = "dassl"  # dassl (last epoch) | proxy (highest agreement x effective-class share; needs no label)
     node.REPORT_TEST_MAX = False  # test every epoch and log the maximum, which drives no choice
-    node.TEACHER = "frozen"  # frozen (labels once) | self (anew before every epoch, by the student) | shared, ema (online, by moving weights)
+    node.TEACHER = "frozen"  # frozen (labels once) | self (by the student, before every epoch) | shared | ema (each batch)
     node.EMA_DECAY = 0.999  # share that the weights of TEACHER ema keep per optimizer step; (0, 1)
     node.DIST_ALIGN = "none"  # of the teacher's class shares: none | uniform | shares (CLASS_SHARES); frozen and self only
     node.CLASS_SHARES = []  # one positive number per class, for DIST_ALIGN shares

@@ -137,7 +137,7 @@ class DualTask:
             label_free: q comes from pseudo-labels, whatever votes there are.
         """
         if label_free:
-            return self._ring_problems(len(items))
+            return self._ring_problems(len(items), votes_would_do=False)
         problems = [
             f"distribution of {item.impath} has {len(_extra(item, 'distribution', ()))} values; expected {self._n_classes}"
             for item in items
@@ -154,10 +154,13 @@ class DualTask:
                 f"{counts['missing']} training image(s) have no distribution, e.g. {first_missing}; DUAL.MISSING is 'error', "
                 "expected strategy1 or onehot"
             )
-        return problems + self._ring_problems(counts["synthetic"])
+        return problems + self._ring_problems(counts["synthetic"], votes_would_do=self._node.STRATEGY == "json")
 
-    def _ring_problems(self, synthetic_count: int) -> list[str]:
-        return [self._synthetic.problem] if synthetic_count and not self._synthetic else []
+    def _ring_problems(self, synthetic_count: int, *, votes_would_do: bool) -> list[str]:
+        if not synthetic_count or self._synthetic:
+            return []
+        way_out = f" (or DUAL.MISSING to onehot: {synthetic_count} training images have no votes)" if votes_would_do else ""
+        return [self._synthetic.problem + way_out]
 
     def _count_sources(self, items: Sequence[Any]) -> tuple[Counter, str]:
         """Return how many q are `votes`, `synthetic` or `missing`, and the path of the first missing one."""

@@ -36,7 +36,9 @@ def _label_free_problems(cfg: CfgNode, node: CfgNode, name: str) -> list[str]:
 def _supervised_problems(cfg: CfgNode, node: CfgNode, name: str) -> list[str]:
     problems = []
     if node.SELECT == "proxy":
-        problems.append(f"{name}.SELECT is 'proxy', which is for {name}.MODE pseudo; expected dassl (TEST.FINAL_MODEL best_val)")
+        problems.append(
+            f"{name}.SELECT is 'proxy', which is for {name}.MODE pseudo; expected dassl (TEST.FINAL_MODEL best_val)"
+        )
     if node.PHASE == "text_only":
         if node.MODE == "direct":
             problems.append(f"{name}.PHASE is 'text_only', but {name}.MODE direct has no text phase; expected both")
@@ -55,8 +57,8 @@ def _dual_problems(cfg: CfgNode, node: CfgNode, name: str) -> list[str]:
         problems.append(f"{name}.DUAL.RING is {node.DUAL.RING}; expected every class name once")
     if enabled and node.DUAL.STRATEGY == "strategy1" and not node.DUAL.RING and not _has_ring(cfg.DATASET.NAME):
         problems.append(
-            f"{name}.DUAL.STRATEGY is 'strategy1', but data set {cfg.DATASET.NAME} has no emotion ring; set {name}.DUAL.RING to "
-            "all class names in ring order"
+            f"{name}.DUAL.STRATEGY is 'strategy1', but data set {cfg.DATASET.NAME} has no emotion ring; "
+            f"set {name}.DUAL.RING to all class names in ring order"
         )
     return problems
 
@@ -71,7 +73,8 @@ def _teacher_problems(node: CfgNode, name: str) -> list[str]:
     if node.TEACHER in ("shared", "ema"):
         if node.AUGMENT not in ("auto", "two_crop"):
             problems.append(
-                f"{name}.AUGMENT is {node.AUGMENT!r}; TEACHER {node.TEACHER} labels weak views online: expected auto or two_crop"
+                f"{name}.AUGMENT is {node.AUGMENT!r}; TEACHER {node.TEACHER} labels weak views online: "
+                "expected auto or two_crop"
             )
         if node.DIST_ALIGN != "none":
             problems.append(

@@ -109,12 +109,12 @@ CONTRADICTIONS = {
     "best_val reads labels": ({"TEST.FINAL_MODEL": "best_val"}, "FINAL_MODEL is 'best_val'"),
     "votes read labels": ({".DUAL.ENABLED": True}, "DUAL.STRATEGY is 'json', which reads votes"),
     "second head without its task": ({".DUAL.HEADS": "dual"}, "DUAL.HEADS is 'dual', but the dual task is off"),
-    "a name twice on the ring": ({".DUAL.RING": ["joy", "joy"]}, r"DUAL.RING is \['joy', 'joy'\]; expected every class name once"),
+    "a name twice on the ring": ({".DUAL.RING": ["joy", "joy"]}, "DUAL.RING is .*; expected every class name once"),
     "synthetic votes without a ring": (
         {".DUAL.ENABLED": True, ".DUAL.STRATEGY": "strategy1"},
         "DUAL.STRATEGY is 'strategy1', but data set TinyColours has no emotion ring",
     ),
-    "text phase of direct": ({".MODE": "direct", ".PHASE": "text_only"}, "PHASE is 'text_only', but .*MODE direct has no text phase"),
+    "text phase of direct": ({".MODE": "direct", ".PHASE": "text_only"}, "PHASE is 'text_only', but .* has no text phase"),
     "texts of direct": ({".MODE": "direct", ".CLASSIFIER_INIT": "text_mean"}, "CLASSIFIER_INIT is 'text_mean', but"),
     "proxy with labels": ({".MODE": "supervised", ".SELECT": "proxy"}, "SELECT is 'proxy', which is for .*MODE pseudo"),
     "best of no epochs": (

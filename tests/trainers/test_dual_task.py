@@ -96,6 +96,7 @@ def test_problems_with_the_data_are_named() -> None:
     assert problem.startswith("2 training image(s) have no distribution, e.g. b.jpg; DUAL.MISSING is 'error'")
     (problem,) = make_dual(ring=()).data_problems(ITEMS, label_free=False)
     assert "no emotion ring" in problem and "set DUAL.RING" in problem
+    assert problem.endswith("(or DUAL.MISSING to onehot: 2 training images have no votes)")
     (problem,) = make_dual(RING=["awe", "joy", "fear", "rage"]).data_problems(ITEMS, label_free=False)
     assert "is no permutation of the classes; missing on the ring: anger; no class of the data set: rage" in problem
     short = item("d.jpg", distribution=(0.5, 0.5), has_distribution=1)

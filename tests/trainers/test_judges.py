@@ -63,7 +63,8 @@ def test_ema_keeps_layer_norms_and_one_classifier_and_no_tower(make_trainer, tmp
     trainer = make_trainer("LaFTer", EMA)
     trainer.train()
     saved = torch.load(tmp_path / "run" / "adapt" / "model.pth.tar-2", weights_only=True)
-    assert set(saved["state_dict"]) == set(trainer.adapt.state_dict()) and not any("ema" in name for name in saved["state_dict"])
+    assert set(saved["state_dict"]) == set(trainer.adapt.state_dict())
+    assert not any("ema" in name for name in saved["state_dict"])
     norms = sum(p.numel() for p in trainer.adapt.norms.parameters())
     average = saved["trainer_state"]["extra"]["ema"]
     assert sum(value.numel() for value in average) == norms + trainer.adapt.classifier.weight.numel()

@@ -99,7 +99,7 @@ def test_supervised_learns_its_training_images(name: str, make_trainer) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_direct_needs_no_texts_starts_at_random_and_switches_the_dual_task_on(name: str, make_trainer, tmp_path, caplog) -> None:
+def test_direct_needs_no_texts_starts_at_random_and_learns_distributions(name: str, make_trainer, tmp_path, caplog) -> None:
     overrides = MOODY | {".MODE": "direct", ".TEXT.TEMPLATES": str(tmp_path / "missing.json")}
     with caplog.at_level("INFO"):
         trainer = make_trainer(name, overrides if name == "LaFTer" else overrides | {".STAGE_CLASSIFIER": "copy"})
@@ -130,7 +130,8 @@ def test_unlabelled_images_are_what_pseudo_mode_is_for(make_trainer) -> None:
 
 
 def test_both_crops_are_learned_from_and_their_losses_averaged(make_trainer) -> None:
-    trainer = make_trainer("HybridCascadeLaFTer", MOODY | {".MODE": "supervised", ".AUGMENT": "two_crop", ".DUAL.ENABLED": True})
+    overrides = {".MODE": "supervised", ".AUGMENT": "two_crop", ".DUAL.ENABLED": True}
+    trainer = make_trainer("HybridCascadeLaFTer", MOODY | overrides)
     start(trainer)
     batch = next(iter(trainer.train_loader_x))
     assert not torch.equal(batch["img"], batch["img2"])

@@ -17,7 +17,10 @@ RUNS = {
     "self": ("LaFTer", {".TEACHER": "self", ".DIST_ALIGN": "uniform", ".SCHEDULER": "warmup_cosine", ".WARMUP_EPOCHS": 2}),
     "shared": ("LaFTer", {".TEACHER": "shared", ".SCHEDULER": "warmup_constant", ".SCHEDULER_STEP": "update"}),
     "ema": ("LaFTer", {".TEACHER": "ema", ".EMA_DECAY": 0.7, ".CONF_THRESHOLD": 0.37, "OPTIM.LR": 0.01}),
-    "supervised": ("LaFTer", {".MODE": "supervised", "DATASET.NAME": TinyMoods.__name__, ".DUAL.ENABLED": True, ".DUAL.HEADS": "dual"}),
+    "supervised": (
+        "LaFTer",
+        {".MODE": "supervised", "DATASET.NAME": TinyMoods.__name__, ".DUAL.ENABLED": True, ".DUAL.HEADS": "dual"},
+    ),
     "frozen": ("HybridCascadeLaFTer", {".KEEP_SHARE": 0.7, ".GRAD_ACCUM": 2, ".MAX_GRAD_NORM": 0.5, ".SELECT": "proxy"}),
 }
 
