@@ -98,7 +98,7 @@ class CustomImages(DatasetBase):
         parts, self.split_kind = split_items(items, settings, lambda *what: _draw_once(cfg, images, *what))
         check_parts(parts, images.classnames)
         self._names = images.classnames
-        if self.split_kind == "none":
+        if any(item.label == UNLABELLED for item in parts["train"]):
             self._refuse_choices(cfg)
         else:
             parts = self._choose(cfg, images, parts)

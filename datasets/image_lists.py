@@ -62,7 +62,8 @@ def _read_json(path: Path, folder: Path, classnames: tuple[str, ...] | None) -> 
         raise ValueError(f"{path} and the list of class names differ: {some(wrong)}")
     unnamed = [str(label) for label, name in names.items() if name is None]
     if unnamed:
-        raise ValueError(f"{path}: labels {some(unnamed, ', ')} have no picture and so no name; name all in classes.txt beside it")
+        listed = some(unnamed, ", ")
+        raise ValueError(f"{path}: labels {listed} have no picture and so no name; name all in classes.txt beside it")
     rows = [
         Row(folder / name, label, part, f"{path.name}, {part} entry {number}")
         for part, found in parts.items()

@@ -26,7 +26,7 @@ import datasets  # noqa: E402, F401  (finds the engine)
 from dassl.config import get_cfg_default  # noqa: E402
 from datasets.base import Item  # noqa: E402
 from datasets.custom_images import split_items  # noqa: E402
-from datasets.image_files import UNLABELLED, ImageList, Row, list_folders, why_unreadable  # noqa: E402
+from datasets.image_files import UNLABELLED, ImageList, Row, find_broken, list_folders  # noqa: E402
 from datasets.image_lists import read_images  # noqa: E402
 from datasets.splits import split_stratified  # noqa: E402
 from trainers.config import add_trainer_configs  # noqa: E402
@@ -63,19 +63,19 @@ def read_settings(path: str, pairs: Sequence[str]) -> CfgNode:
 def check(images: ImageList, settings: CfgNode) -> Findings:
     """Look at every picture; returns the kinds that were found, in a fixed order."""
     names = {row.path: _name(row, images.folder) for row in images.rows}
-    faults = {row.path: why_unreadable(row.path) for row in images.rows}
-    sound = [row for row in images.rows if not faults[row.path]]
+    faults = find_broken(row.path for row in images.rows)
+    sound = [row for row in images.rows if row.path not in faults]
     empty = {path for path, fault in faults.items() if fault == "empty file"}
-    parts = _parts(sound, images, settings)
+    parts = _parts(sound, settings)
     copies = _copies(sound)
     found: Findings = {
-        "unreadable": [f"{names[path]}: {fault}" for path, fault in faults.items() if fault and path not in empty],
+        "unreadable": [f"{names[path]}: {fault}" for path, fault in faults.items() if path not in empty],
         "empty": [names[path] for path in sorted(empty)] + _empty_folders(Path(settings.ROOT)),
         "same bytes twice": [_joined(names[row.path] for row in rows) for rows in copies if not _differ(rows, parts)],
         "same bytes in two parts": [
-            _joined(f"{names[row.path]} ({parts[row.path]})" for row in rows)
+            _joined(f"{names[row.path]} ({parts[id(row)]})" for row in rows)
             for rows in copies
-            if len({parts[row.path] for row in rows}) > 1
+            if len({parts[id(row)] for row in rows}) > 1
         ],
         "same bytes under two labels": [
             _joined(f"{names[row.path]} ({images.classnames[row.label]})" for row in rows)
@@ -99,15 +99,14 @@ def _joined(names: Iterable[str]) -> str:
     return " = ".join(names)
 
 
-def _parts(rows: Sequence[Row], images: ImageList, settings: CfgNode) -> dict[Path, str]:
-    """The part of every sound picture, as CustomImages would split them."""
-    items = [(row.split, Item(str(row.path), row.label, classname="")) for row in rows]
-    if not items:
-        return {}
+def _parts(rows: Sequence[Row], settings: CfgNode) -> dict[int, str]:
+    """The part of every sound row, by its id (a path may be listed twice), as CustomImages would split them."""
+    items = [(row.split, Item(str(row.path), row.label)) for row in rows]
     parts, kind = split_items(items, settings, partial(split_stratified, seed=settings.SPLIT_SEED))
     if kind == "none":
-        return {row.path: "all" for row in rows}
-    return {Path(item.impath): part for part, found in parts.items() for item in found}
+        return {id(row): "all" for row in rows}
+    part_of = {id(item): part for part, found in parts.items() for item in found}
+    return {id(row): part_of[id(item)] for row, (_, item) in zip(rows, items, strict=True)}
 
 
 def _copies(rows: Sequence[Row]) -> list[list[Row]]:
@@ -118,8 +117,8 @@ def _copies(rows: Sequence[Row]) -> list[list[Row]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _differ(rows: Sequence[Row], parts: dict[Path, str]) -> bool:
-    return len({parts[row.path] for row in rows}) > 1 or len({row.label for row in rows}) > 1
+def _differ(rows: Sequence[Row], parts: dict[int, str]) -> bool:
+    return len({parts[id(row)] for row in rows}) > 1 or len({row.label for row in rows}) > 1
 
 
 def _empty_folders(root: Path) -> list[str]:

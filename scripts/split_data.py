@@ -36,7 +36,7 @@ def split_data(settings: CfgNode, target: Path) -> str:
     images = read_images(Path(settings.ROOT), settings)
     unlabelled = sum(row.label == UNLABELLED for row in images.rows)
     if unlabelled:
-        raise ValueError(f"{unlabelled} of {len(images.rows)} pictures have no label; a split file holds labelled pictures only")
+        raise ValueError(f"{unlabelled} of {len(images.rows)} pictures have no label; a split file holds labelled ones only")
     items = build_items(images, skip_broken=settings.SKIP_BROKEN)
     parts, kind = split_items(items, settings, partial(split_stratified, seed=settings.SPLIT_SEED))
     check_parts(parts, images.classnames)

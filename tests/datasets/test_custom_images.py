@@ -54,7 +54,8 @@ def test_class_folders_csv_jsonl_and_json_of_the_same_pictures_are_one_data_set(
     whole = {"train": [[row["path"], CLASSES.index(row["label"]), row["label"]] for row in rows]}
     (folder / "all.json").write_text(json.dumps(whole), "utf-8")
 
-    found = [load(folder), load(folder / "all.csv"), load(folder / "all.jsonl", CLASSNAMES=str(names)), load(folder / "all.json")]
+    found = [load(folder), load(folder / "all.csv"), load(folder / "all.json")]
+    found.append(load(folder / "all.jsonl", CLASSNAMES=str(names)))
     assert [sizes(data) for data in found] == [LABELLED] * 4
     assert len({hash_data(splits_of(data)) for data in found}) == 1
     assert all(paths(data.train_x) == paths(found[0].train_x) for data in found)  # the order decides what a seed trains
@@ -218,6 +219,9 @@ def test_wrong_setting_is_named(folder: Path, settings: dict[str, Any], message:
 def test_choices_by_label_need_labels(unlabelled: Path) -> None:
     with pytest.raises(ValueError, match="DATASET.NUM_SHOTS is 2.*no labels"):
         load(unlabelled, NUM_SHOTS=2)
+    (unlabelled / "t.csv").write_text("path,label,split\n00.png,,train\n01.png,red,test\n02.png,,train\n", "utf-8")
+    with pytest.raises(ValueError, match="DATASET.NUM_SHOTS is 2.*no labels"):
+        load(unlabelled / "t.csv", NUM_SHOTS=2)
     with pytest.raises(ValueError, match="DATASET.SUBSAMPLE_CLASSES is 'new'.*no labels"):
         load(unlabelled, SUBSAMPLE_CLASSES="new")
 
@@ -255,7 +259,7 @@ def test_split_file_and_list_of_names_must_agree(folder: Path, tmp_path: Path) -
 # --- runs ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["LaFTer", "HybridCascadeLaFTer"])
+@pytest.mark.parametrize("name", ["LaFTer", "HybridCascadeLaFTer", "MultiLayerLaFTer"])
 def test_run_without_labels_trains_and_skips_the_test(
     name: str, unlabelled: Path, make_trainer: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -267,6 +271,12 @@ def test_run_without_labels_trains_and_skips_the_test(
     assert "test-selected" not in caplog.text
     assert trainer.test() is None
     assert not (Path(trainer.cfg.OUTPUT_DIR) / "confusion_matrix.png").exists()
+
+
+def test_zero_shot_without_labels_skips_the_test(unlabelled: Path, make_trainer: Callable[..., Any]) -> None:
+    trainer = make_trainer("ZeroshotCLIP", {"DATASET.NAME": "CustomImages", "DATASET.ROOT": str(unlabelled)})
+    assert trainer.test() is None
+    assert trainer.test(split="val") is None
 
 
 def test_best_val_needs_labels(unlabelled: Path, make_trainer: Callable[..., Any]) -> None:

@@ -226,8 +226,9 @@ def test_other_encodings_are_refused_and_not_guessed(tmp_path: Path, encoding: s
 
 
 def test_other_columns_become_extras_of_one_type(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    row = {"path": "a.png", "label": "cat", "n": 1, "x": 2, "pair": [1, 2], "ragged": [1], "text": "t", "index": 7, "some": None}
-    other = {"path": "b.png", "label": "dog", "n": 2, "x": 2.5, "pair": [3, 4.5], "ragged": [1, 2], "text": 5, "index": 8, "some": "s"}
+    row = {"path": "a.png", "label": "cat", "n": 1, "x": 2, "pair": [1, 2], "ragged": [1], "text": "t", "index": 7}
+    row = {**row, "some": None}
+    other = {**row, "path": "b.png", "n": 2, "x": 2.5, "pair": [3, 4.5], "ragged": [1, 2], "text": 5, "some": "s"}
     with caplog.at_level(logging.INFO):
         first, second = read(write_jsonl(tmp_path / "t.jsonl", [row, other]))
     assert dict(first.extras) == {"n": 1, "x": 2.0, "pair": (1.0, 2.0), "ragged": "[1]", "text": "t", "some": ""}
@@ -252,7 +253,11 @@ def test_class_names_are_one_per_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("# nothing\n", "holds no class name"), ("cat\n# x\ndog\ncat\n", "lines 1 and 4"), ("hot_dog\nHot dog\n", "lines 1 and 2")],
+    [
+        ("# nothing\n", "holds no class name"),
+        ("cat\n# x\ndog\ncat\n", "lines 1 and 4"),
+        ("hot_dog\nHot dog\n", "lines 1 and 2"),
+    ],
 )
 def test_wrong_class_names_are_refused(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "classes.txt"

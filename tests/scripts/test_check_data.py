@@ -93,6 +93,12 @@ def test_unlabelled_pictures_and_settings(tmp_path: Path, capsys: pytest.Capture
     assert "3 pictures, 3 of them without a label, 2 classes (cat, dog)" in capsys.readouterr().out
 
 
+def test_picture_listed_in_two_parts_is_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "s.json").write_text('{"train": [["cat/00.png", 0, "cat"]], "test": [["cat/00.png", 0, "cat"]]}')
+    assert main([str(folder / "s.json")]) == 1
+    assert "same bytes in two parts: 1" in capsys.readouterr().out
+
+
 def test_missing_picture_of_a_table_is_named_with_its_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "t.csv").write_text("path,label\ncat/00.png,cat\ncat/gone.png,cat\ndog/00.png,dog\n")
     assert main([str(folder / "t.csv")]) == 1
