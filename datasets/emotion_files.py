@@ -47,8 +47,9 @@ def list_class_folders(images: Path, classes: Sequence[str], relative_to: Path) 
     unknown = [folder.name for folder, files in found.items() if files and emotion_name(folder.name) not in classes]
     if unknown:
         raise ValueError(f"{images} has folders of no class: {some(unknown, ', ')}; expected {', '.join(classes)}")
+    prefixes = {folder: folder.relative_to(relative_to).as_posix() for folder in found}  # once per folder: sets are large
     return [
-        Picture(file.relative_to(relative_to).as_posix(), emotion_name(folder.name))
+        Picture(f"{prefixes[folder]}/{file.name}", emotion_name(folder.name))
         for folder, files in found.items()
         for file in files
     ]

@@ -1,6 +1,7 @@
 """Splits of emotion data sets: the authors' parts, folds, and seeded ones; train, val and test are always disjoint."""
 
 import logging
+import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,8 +80,9 @@ class SplitRule:
         part_of = self._index(official)
         parts: Parts = {"train": [], "val": [], "test": []}
         unlisted = []
+        start = len(str(self.folder)) + 1
         for item in items:
-            part = part_of.get(Path(item.impath).relative_to(self.folder).as_posix().casefold())
+            part = part_of.get(item.impath[start:].replace(os.sep, "/").casefold())
             (unlisted if part is None else parts[part]).append(item)
         if unlisted:
             listed = some([item.impath for item in unlisted])

@@ -15,7 +15,6 @@ from fake_trees import (
     abstract_votes,
     emotion6_votes,
     ldl_votes,
-    write_abstract,
     write_artphoto,
     write_emoset,
     write_emotion6,
