@@ -242,3 +242,9 @@ def test_text_phase_of_a_supervised_run_can_stand_alone(make_trainer) -> None:
     images, _ = trainer.parse_batch_test(next(iter(trainer.test_loader)))
     scores = trainer.model_inference(images)
     assert torch.equal(scores.facts["distribution"], scores.softmax(-1))
+
+
+def test_pictures_of_a_supervised_run_claim_no_pseudo_labels(make_trainer, with_pictures, tmp_path: Path) -> None:
+    make_trainer("LaFTer", MOODY | {".MODE": "supervised"}).train()
+    assert (tmp_path / "run" / "training_predictions.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "run" / "pseudo_labels.png").exists()
