@@ -27,6 +27,7 @@ from clip_ext.loader import LoadedClip, available_models, load_clip
 from trainers import precision
 from trainers.config import problems_with_choices
 from trainers.facts import FactTensor, Scores, Target
+from trainers.device_views import DeviceView, build_square_view, problems_with_kornia
 from trainers.image_cache import ImageCache
 from trainers.schedules import build_schedule, resolve_schedule
 from trainers.views import RECIPES, View, build_strong_view
@@ -300,6 +301,8 @@ class CLIPTrainer(TunedTrainer):
             problems.append(
                 f"MODEL.BACKBONE.NAME (--backbone) is empty; expected a CLIP: {names}, or a path as in clip_ext/loader.py"
             )
+        if node.get("AUGMENT_DEVICE") == "gpu":
+            problems += problems_with_kornia(f"TRAINER.{self.node_name()}.AUGMENT_DEVICE")
         if "AUGMENT_RECIPE" in node and node.AUGMENT_RECIPE not in RECIPES:
             problems.append(
                 f"TRAINER.{self.node_name()}.AUGMENT_RECIPE is {node.AUGMENT_RECIPE!r}; expected one of {', '.join(RECIPES)}"
@@ -330,9 +333,18 @@ class CLIPTrainer(TunedTrainer):
         self.num_source_domains = self.dm.num_source_domains
 
     def strong_view(self) -> View:
-        """Return the strong view that `AUGMENT_RECIPE` names, for this backbone."""
-        info = self.clip.info
-        return build_strong_view(self.settings.AUGMENT_RECIPE, size_px=info.image_size_px, mean=info.mean, std=info.std)
+        """Return the loader's part of the strong view that `AUGMENT_RECIPE` names, for this backbone."""
+        info, node = self.clip.info, self.settings
+        look = {"size_px": info.image_size_px, "mean": info.mean, "std": info.std}
+        if node.AUGMENT_DEVICE == "gpu":
+            self._device_view = DeviceView(node.AUGMENT_RECIPE, **look).to(self.device)
+            return build_square_view(info.image_size_px)
+        return build_strong_view(node.AUGMENT_RECIPE, **look)
+
+    def finish_strong(self, images: Tensor) -> Tensor:
+        """Return strong views, (B, 3, H, W), on the device, from what the loader made of them."""
+        images = images.to(self.device)
+        return self._device_view(images) if self.settings.AUGMENT_DEVICE == "gpu" else images
 
     def cache_images(self) -> None:
         """Put a shared cache in front of the training images if `CACHE_IMAGES` asks for it."""

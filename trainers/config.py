@@ -25,6 +25,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "FEAT_NORM": ("l2", "none"),
     "CLASSIFIER_INIT": ("random", "text_mean"),
     "AUGMENT": ("auto", "two_crop", "single_crop", "none"),
+    "AUGMENT_DEVICE": ("cpu", "gpu"),
     "CACHE_IMAGES": ("none", "ram"),
     "SCHEDULER_STEP": ("epoch", "update"),
     "PROMPT_MODE": ("replace", "accumulate", "deep"),
@@ -237,6 +238,7 @@ def _add_optimisation_keys(node: CfgNode) -> None:
 def _add_view_keys(node: CfgNode) -> None:
     node.AUGMENT = "auto"  # views per image: auto | two_crop (weak + strong) | single_crop (strong) | none (weak)
     node.AUGMENT_RECIPE = "standard"  # of the strong view: a name in trainers/views.py
+    node.AUGMENT_DEVICE = "cpu"  # where strong views are made: cpu (loader workers) | gpu (on the model's device, by kornia)
     node.CACHE_IMAGES = "none"  # none | ram (decode every file once)
     node.CACHE_SIDE = 256  # px of the shorter side in the cache; smaller files stay as they are
     node.CACHE_MAX_GB = 8.0  # error if the cache would be larger

@@ -167,6 +167,8 @@ class LaFTer(CLIPTrainer):
     def parse_batch_train(self, batch: dict) -> TrainingBatch:
         """Take views and positions from a batch, and in the supervised modes what the data set says about it."""
         views = [batch[name].to(self.device) for name in ("img", "img2") if name in batch]  # weak, strong; or one alone
+        if self.views != "none":
+            views[-1] = self.finish_strong(views[-1])
         if self.label_free:
             return TrainingBatch(views[-1], views[0] if len(views) == 2 else None, batch["index"], None)
         return TrainingBatch(torch.cat(views), None, batch["index"], Annotations.of_batch(batch, self.device))
