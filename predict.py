@@ -3,8 +3,8 @@
     python predict.py --model-dir output/first --input photos --output photos.csv
     python predict.py --model-dir output/first --calibrate
 
-The run's configuration, class names and weights are read from its folder; its training data are not needed. A folder is searched
-to the bottom. An image that cannot be read gets a row whose `error` says why. Beside the output, a .json of the same name holds what
+The run's configuration, class names and weights are read from its folder; its training data are not needed. A folder is
+searched to the bottom. An image that cannot be read gets a row whose `error` says why. Beside the output, FILE.json holds what
 is the same for all rows. Exit code: 0, or 1 if images could not be read, or 2 if nothing was predicted.
 """
 import argparse
@@ -30,8 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model-dir", metavar="RUN", required=True, help="run folder of a training (its --output-dir)")
     add("--input", metavar="PATH", nargs="+", help="image files and folders")
     add("--output", metavar="FILE", help="file to write, .csv or .jsonl; an older one is replaced")
-    add("--calibrate", action="store_true", help="instead of predicting: fit the temperature of a supervised run's confidences on "
-        "its validation images (give DATASET.ROOT if they have moved); later predictions use it")  # fmt: skip
+    add("--calibrate", action="store_true", help="instead of predicting: fit the temperature of a supervised run's confidences "
+        "on its validation images (give DATASET.ROOT if they have moved); later predictions use it")  # fmt: skip
     add("--load-epoch", type=int, metavar="N", help="weights after epoch N; default: the best on validation, else the last")
     add("--top-k", type=int, default=3, metavar="N", help="classes to list per image (default 3)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto: a GPU if the run may use one")
@@ -93,7 +93,7 @@ def predict(args: argparse.Namespace) -> int:
         rows = predict_images(trainer, found.paths, run.classes, top_k=args.top_k, temperature=temperature)
         write_rows(output, tally.count(rows))
     facts = describe_prediction(trainer, run, checkpoint, temperature) | dataclasses.asdict(tally)
-    write_facts(output.with_suffix(".json"), facts)
+    write_facts(output.with_name(f"{output.name}.json"), facts)
     others = f", {len(found.others)} other files passed over" if found.others else ""
     sys.stdout.write(
         f"{output}: {tally}{others}; {run.cfg.TRAINER.NAME}, {checkpoint or 'nothing trained'}, {trainer.device}, "
@@ -126,6 +126,8 @@ def main(argv: list[str]) -> None:
     if args.offline:  # read by the hub's clients when they are imported
         os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
     logging.basicConfig(format="%(message)s")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a console may not know the letters of a path
     try:
         failed = calibrate(args) if args.calibrate else predict(args)
     except (ValueError, OSError) as error:

@@ -2,9 +2,10 @@
 
     python scripts/export_onnx.py output/first -o first.onnx [--images photos]
 
-The file maps normalised RGB images, (batch, 3, H, H), to logits, (batch, classes): tower, prompts, stage readouts and classifier
-are folded in, blocks that no logit depends on are left out. Its metadata hold input size, mean, std, interpolation, class names
-and the temperature that the logits are divided by before a softmax.
+The file maps normalised RGB images, (batch, 3, H, H), to logits, (batch, classes): tower, prompts, stage readouts and
+classifier are folded in, blocks that no logit depends on are left out, and so is a distribution's own head (DUAL.HEADS dual).
+Its metadata hold input size, mean, std, interpolation, class names and the temperature that the logits are divided by before
+a softmax.
 """
 
 from __future__ import annotations
@@ -21,13 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import datasets  # noqa: E402, F401  (registers the data sets: a trainer may ask the run's for the order of its classes on a ring)
 from clip_ext.files import replacing  # noqa: E402
-from dassl.utils import read_image  # noqa: E402
 from trainers.config_merge import Setting  # noqa: E402
 from trainers.prediction_files import find_images  # noqa: E402
 from trainers.prediction_run import TrainedRun, load_trainer, read_run  # noqa: E402
@@ -131,12 +131,14 @@ def find_runner(path: Path) -> tuple[str, Runner]:
 
 def batches(trainer: Any, images: list[str] | None) -> dict[str, list[Tensor]]:
     """Return batches to compare by name: random ones, and single real images if there are any."""
-    size = trainer.clip.info.image_size_px
+    size, preprocess = trainer.clip.info.image_size_px, trainer.clip.preprocess
     generator = torch.Generator().manual_seed(0)
     found = {"random": [torch.randn(count, 3, size, size, generator=generator) for count in RANDOM_SIZES]}
     if images:
-        paths = find_images(images).paths[:MAX_REAL]
-        found["real"] = [trainer.clip.preprocess(read_image(path))[None] for path in paths]
+        found["real"] = []
+        for path in find_images(images).paths[:MAX_REAL]:
+            with Image.open(path) as image:
+                found["real"].append(preprocess(image.convert("RGB"))[None])
     return found
 
 
@@ -159,7 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="file to write (.onnx)")
     parser.add_argument("--images", nargs="+", metavar="PATH", help="real images to compare as well: files and folders")
     parser.add_argument("--load-epoch", type=int, metavar="N", help="weights after epoch N; default as in predict.py")
-    parser.add_argument("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="override the run's settings")
+    parser.add_argument("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="override the run")
     args = parser.parse_args(arguments)
     if args.output.suffix != ".onnx":
         parser.error(f"the output is {args.output}; its name must end in .onnx")
@@ -188,7 +190,8 @@ def run_export(args: argparse.Namespace) -> None:
             raise ValueError(f"logits of the exported file differ by {differences}, more than rounding; no file was written")
     counts = {group: sum(len(images) for images in tensors) for group, tensors in groups.items()}
     parts = ", ".join(f"{difference:.2g} on {counts[group]} {group} images" for group, difference in differences.items())
-    print(f"{args.output}: {run.cfg.TRAINER.NAME}, {checkpoint or 'nothing trained'}, {args.output.stat().st_size / 1e6:.1f} MB")
+    size_mb = args.output.stat().st_size / 1e6
+    print(f"{args.output}: {run.cfg.TRAINER.NAME}, {checkpoint or 'nothing trained'}, {size_mb:.1f} MB")
     print(f"maximal difference of a logit from PyTorch: {parts} ({name}; largest logit {largest:.3g})")
     if "real" not in groups:
         print("no real images were compared; give some with --images")

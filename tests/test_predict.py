@@ -73,7 +73,7 @@ def test_unsure_is_a_confidence_below_the_key(trained_run, photos: Path, tmp_pat
 def test_facts_of_the_run_stand_beside_the_rows(trained_run, photos: Path, tmp_path: Path) -> None:
     folder, _ = trained_run("HybridCascadeLaFTer")
     call(folder, photos, tmp_path / "out.csv")
-    facts = json.loads((tmp_path / "out.json").read_text("utf-8"))
+    facts = json.loads((tmp_path / "out.csv.json").read_text("utf-8"))
     assert (facts["run"], facts["trainer"], facts["checkpoint"]) == (str(folder), "HybridCascadeLaFTer", "model.pth.tar-1")
     assert facts["classes"] == list(CLASSNAMES)
     assert (facts["images"], facts["failed"]) == (3, 0)
@@ -85,7 +85,9 @@ def test_facts_of_the_run_stand_beside_the_rows(trained_run, photos: Path, tmp_p
 @pytest.mark.parametrize(("classes", "expected"), [
     (["Joy", "fear", "surprise"], {"Joy": "positive", "fear": "negative", "surprise": None}), (CLASSNAMES, None)
 ])  # fmt: skip
-def test_emotions_have_a_polarity(classes: list[str], expected: dict | None, copied_run: Path, photos: Path, tmp_path: Path) -> None:
+def test_emotions_have_a_polarity(
+    classes: list[str], expected: dict | None, copied_run: Path, photos: Path, tmp_path: Path
+) -> None:
     record = json.loads((copied_run / "run.json").read_text("utf-8"))
     record["data"]["classes"] = list(classes)
     (copied_run / "run.json").write_text(json.dumps(record), encoding="utf-8")
@@ -161,7 +163,7 @@ def test_best_on_validation_goes_before_the_last_epoch(tiny_world: Path, photos:
     call(folder, photos, tmp_path / "best.jsonl")
     last, first, best = (read_jsonl(tmp_path / f"{name}.jsonl") for name in ("last", "first", "best"))
     assert best == first != last
-    checkpoints = [json.loads((tmp_path / f"{name}.json").read_text("utf-8"))["checkpoint"] for name in ("last", "best")]
+    checkpoints = [json.loads((tmp_path / f"{name}.jsonl.json").read_text("utf-8"))["checkpoint"] for name in ("last", "best")]
     assert checkpoints == ["model.pth.tar-2", "model-best.pth.tar"]
 
 
@@ -169,15 +171,17 @@ def test_a_fresh_process_needs_neither_training_images_nor_texts(trained_run, ph
     folder, _ = trained_run("HybridCascadeLaFTer")
     call(folder, photos, tmp_path / "here.csv")
     node = "TRAINER.HYBRIDCASCADELAFTER.TEXT"
-    words = ["DATASET.ROOT", str(tmp_path / "gone"), f"{node}.TEMPLATES", "gone.json", f"{node}.CACHE_DIR", str(tmp_path / "empty")]
+    words = ["DATASET.ROOT", str(tmp_path / "gone"), f"{node}.TEMPLATES", "gone.json"]
+    words += [f"{node}.CACHE_DIR", str(tmp_path / "empty")]
     # The data set TinyColours is unknown there, and the threads decide in which order sums are taken.
     env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONIOENCODING": "cp1252"}
     command = [sys.executable, str(ROOT / "predict.py"), "--model-dir", str(folder), "--input", str(photos), "--offline"]
     done = subprocess.run(
-        [*command, "--output", "there.csv", *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+        [*command, "--output", "there ☃.csv", *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
+    assert (tmp_path / "there ☃.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
+    assert done.stdout.startswith("there \\u2603.csv: 3 images, ")
     assert done.stdout.count("\n") == 1
 
 
@@ -233,7 +237,7 @@ def test_a_trainer_may_speak_for_itself(copied_run: Path, photos: Path, tmp_path
     assert call(copied_run, photos, tmp_path / "out.csv", "TRAINER.NAME", "SpeakingLaFTer") == 0
     rows = read_csv(tmp_path / "out.csv")
     assert [(row["caption"], row["entities.1.name"]) for row in rows] == [(f"picture {number}", "ä") for number in range(3)]
-    assert json.loads((tmp_path / "out.json").read_text("utf-8"))["beams"] == 5
+    assert json.loads((tmp_path / "out.csv.json").read_text("utf-8"))["beams"] == 5
 
 
 # --- the command line ---------------------------------------------------------------------------------------------------

@@ -103,8 +103,8 @@ class ClassRows:
     """Rows of a classifier: label, confidence, the k best classes, the distribution over all.
 
     Args:
-        trainer: Its `model_inference` gives logits (B, C). Their facts may hold the `temperature` that training divided them by,
-            and a `distribution`, (B, C), where that is learned beside the class.
+        trainer: Its `model_inference` gives logits (B, C). Their facts may hold the `temperature` that training divided them
+            by, and a `distribution`, (B, C), where that is learned beside the class.
         classes: Names in label order.
         top_k: Classes to list, 1 or more; at most all are.
         temperature: Fitted on labelled validation images, in place of that of training; None: confidences are as trained.

@@ -66,10 +66,10 @@ def fit_temperature(run: TrainedRun, trainer: Any) -> Fitted:
             split does not determine a temperature.
     """
     if getattr(trainer, "label_free", True):
-        raise ValueError(f"{run.cfg.TRAINER.NAME} has not learned from labels, so none may be read here; expected MODE supervised")
+        raise ValueError(f"{run.cfg.TRAINER.NAME} has not learned from labels and must not read them; expected MODE supervised")
     data = trainer.dm.dataset
     if run.data_hash != hash_data(splits_of(data)):
-        raise ValueError(f"the data of {run.cfg.DATASET.NAME} are not those that {run.path} was trained on (run.json, data.hash)")
+        raise ValueError(f"the data of {run.cfg.DATASET.NAME} are not those of {run.path} (data.hash in run.json)")
     if not data.val or any(item.label < 0 for item in data.val):
         raise ValueError(f"{run.cfg.DATASET.NAME} has no labelled val split to fit a temperature on")
     logits, labels, before = _collect(trainer)
@@ -110,8 +110,8 @@ def minimise_nll(logits: Tensor, labels: Tensor) -> float:
     low, high = RANGE
     if slope(low) <= 0 or slope(high) >= 0:
         raise ValueError(
-            f"the {len(labels)} validation images do not determine a temperature in {RANGE}: all are classified correctly, or the "
-            "logits say nothing about their labels"
+            f"the {len(labels)} validation images do not determine a temperature in {RANGE}: all are classified correctly, "
+            "or the logits say nothing about their labels"
         )
     for _ in range(BISECTIONS):
         middle = math.sqrt(low * high)

@@ -94,7 +94,8 @@ def _read_cfg(path: Path, settings: Sequence[Setting]) -> CfgNode:
     problems += merge_settings(cfg, [*stored, *settings])
     known = TRAINER_REGISTRY.registered_names()
     if cfg.TRAINER.NAME not in known:
-        problems.append(f"TRAINER.NAME is {cfg.TRAINER.NAME!r}; expected one of {', '.join(sorted(known))} (or --import its file)")
+        names = ", ".join(sorted(known))
+        problems.append(f"TRAINER.NAME is {cfg.TRAINER.NAME!r}; expected one of {names} (or --import its file)")
     if problems:
         raise ValueError(f"{len(problems)} problem(s) in the configuration:\n  " + "\n  ".join(problems))
     return cfg
@@ -176,10 +177,14 @@ def load_trainer(run: TrainedRun, epoch: int | None = None, *, with_data: bool =
         The trainer in evaluation mode, and the name of the checkpoint file; None for a trainer without weights of its own.
     Raises:
         FileNotFoundError: If the run has no such checkpoint (lists those it has).
+        OSError: If the backbone is not at hand.
         ValueError: If the checkpoint does not fit the configuration and the classes.
     """
-    with nullcontext() if with_data else _classes_in_place_of_data(run):
-        trainer = build_trainer(run.cfg)
+    try:
+        with nullcontext() if with_data else _classes_in_place_of_data(run):
+            trainer = build_trainer(run.cfg)
+    except RuntimeError as error:  # weights of the backbone that cannot be fetched, or no memory for them
+        raise OSError(f"cannot build {run.cfg.TRAINER.NAME} on {run.cfg.MODEL.BACKBONE.NAME}: {error}") from error
     trainer.set_model_mode("eval")
     names = trainer.get_model_names()
     if not names:
@@ -206,5 +211,6 @@ def _last_epoch(path: Path, names: Sequence[str]) -> int:
     ]
     shared = set.intersection(*epochs)
     if not shared:
-        raise FileNotFoundError(f"{path} has no checkpoint yet: expected {', '.join(f'{name}/model.pth.tar-*' for name in names)}")
+        expected = ", ".join(f"{name}/model.pth.tar-*" for name in names)
+        raise FileNotFoundError(f"{path} has no checkpoint yet: expected {expected}")
     return max(shared)

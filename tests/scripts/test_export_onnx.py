@@ -68,12 +68,16 @@ def test_blocks_that_no_logit_depends_on_are_left_out(trained_run, tmp_path: Pat
     export_onnx.export(trainer, run, tmp_path / "whole.onnx")
     monkeypatch.setattr(trainer, "model_inference", read_block_six)
     export_onnx.export(trainer, run, tmp_path / "half.onnx")
-    whole, half = ({entry.name for entry in onnx.load(str(tmp_path / name)).graph.initializer} for name in ("whole.onnx", "half.onnx"))
-    blocks = [{name.split("resblocks.")[1].split(".")[0] for name in names if "resblocks." in name} for names in (whole, half)]
+    blocks = []
+    for name in ("whole.onnx", "half.onnx"):
+        weights = [entry.name for entry in onnx.load(str(tmp_path / name)).graph.initializer if "resblocks." in entry.name]
+        blocks.append({weight.split("resblocks.")[1].split(".")[0] for weight in weights})
     assert blocks == [{str(number) for number in range(12)}, {str(number) for number in range(6)}]
 
 
-def test_without_onnxruntime_the_reference_compares(trained_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_without_onnxruntime_the_reference_compares(
+    trained_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find_spec(name))
     export_onnx.main([str(trained_run("LaFTer")[0]), "-o", str(tmp_path / "model.onnx")])

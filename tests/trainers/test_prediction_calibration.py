@@ -64,7 +64,7 @@ def test_calibrated_confidences_are_used_by_later_predictions(
         logits = torch.tensor(list(plain["distribution"].values()), dtype=torch.double).log()
         expected = (logits / stored["temperature"]).softmax(dim=0).max().item()
         assert fitted["confidence"] == pytest.approx(expected, abs=1e-4)
-    assert json.loads((tmp_path / "after.json").read_text("utf-8"))["calibrated_temperature"] == stored["temperature"]
+    assert json.loads((tmp_path / "after.jsonl.json").read_text("utf-8"))["calibrated_temperature"] == stored["temperature"]
 
     weights = torch.load(supervised / "adapt" / "model.pth.tar-1", weights_only=True)
     torch.save(weights | {"val_result": 50.0}, supervised / "adapt" / "model-best.pth.tar")

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from dassl.data.datasets import DATASET_REGISTRY
+from PIL import Image
 from prediction_calls import call, edit_record, fails
-from tiny_world import CLASSNAMES, IMAGE_SIZE_PX
+from tiny_world import CLASSNAMES, IMAGE_SIZE_PX, train_run
 
 from trainers import prediction_run
 
@@ -26,9 +27,10 @@ def test_missing_run_and_files_of_a_run(copied_run: Path, photos: Path, tmp_path
 
 
 def test_missing_checkpoints(copied_run: Path, photos: Path, tmp_path: Path, capsys) -> None:
-    fails(capsys, "present: model.pth.tar-1 (give --load-epoch 1)", copied_run, photos, tmp_path / "out.csv", "--load-epoch", "7")
+    output = tmp_path / "out.csv"
+    fails(capsys, "present: model.pth.tar-1 (give --load-epoch 1)", copied_run, photos, output, "--load-epoch", "7")
     shutil.rmtree(copied_run / "adapt")
-    fails(capsys, "has no checkpoint yet: expected adapt/model.pth.tar-*", copied_run, photos, tmp_path / "out.csv")
+    fails(capsys, "has no checkpoint yet: expected adapt/model.pth.tar-*", copied_run, photos, output)
 
 
 def test_epoch_of_a_trainer_without_weights(trained_run, photos: Path, tmp_path: Path, capsys) -> None:
@@ -38,7 +40,8 @@ def test_epoch_of_a_trainer_without_weights(trained_run, photos: Path, tmp_path:
 
 def test_other_classes_than_the_checkpoints(copied_run: Path, photos: Path, tmp_path: Path, capsys) -> None:
     edit_record(copied_run, data={"classes": ["red", "green"]})
-    fails(capsys, "does not fit its configuration and the 2 classes of run.json (red, green)", copied_run, photos, tmp_path / "out.csv")
+    message = "does not fit its configuration and the 2 classes of run.json (red, green)"
+    fails(capsys, message, copied_run, photos, tmp_path / "out.csv")
 
 
 def test_wrong_settings_are_reported_together(copied_run: Path, photos: Path, tmp_path: Path, capsys) -> None:
@@ -58,8 +61,9 @@ def test_device_that_is_not_there(copied_run: Path, photos: Path, tmp_path: Path
     fails(capsys, "--device cuda, but PyTorch finds no GPU", copied_run, photos, tmp_path / "out.csv", "--device", "cuda")
 
 
-def test_large_images_never_reach_a_cache(copied_run: Path, photos: Path, tmp_path: Path) -> None:
-    assert call(copied_run, photos, tmp_path / "out.csv", "TRAINER.LAFTER.CACHE_IMAGES", "ram", "TRAINER.LAFTER.CACHE_MAX_GB", "1e-9") == 0
+def test_images_never_go_into_a_cache(copied_run: Path, photos: Path, tmp_path: Path) -> None:
+    words = ["TRAINER.LAFTER.CACHE_IMAGES", "ram", "TRAINER.LAFTER.CACHE_MAX_GB", "1e-9"]
+    assert call(copied_run, photos, tmp_path / "out.csv", *words) == 0
 
 
 def test_the_stand_in_knows_the_classes_and_no_image(copied_run: Path) -> None:
@@ -86,3 +90,20 @@ def test_unfinished_run_is_used_with_a_note(copied_run: Path, photos: Path, tmp_
 def test_run_in_half_precision_is_used_in_fp32_on_a_cpu(copied_run: Path, photos: Path, tmp_path: Path, caplog) -> None:
     assert call(copied_run, photos, tmp_path / "out.csv", "TRAINER.LAFTER.PREC", "amp") == 0
     assert "PREC amp needs a GPU; fp32 is used" in caplog.text
+
+
+def test_weights_that_cannot_be_fetched(copied_run: Path, photos: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    def fetch(cfg: object) -> None:
+        raise RuntimeError("could not fetch the weights")
+
+    monkeypatch.setattr(prediction_run, "build_trainer", fetch)
+    fails(capsys, "cannot build LaFTer on local-dir:", copied_run, photos, tmp_path / "out.csv")
+
+
+def test_text_only_run_is_its_epoch_zero(tiny_world: Path, tmp_path: Path) -> None:
+    trained = train_run(tiny_world, tmp_path / "run", "LaFTer", {".PHASE": "text_only"})
+    trainer, checkpoint = prediction_run.load_trainer(prediction_run.read_run(tmp_path / "run"))
+    images = torch.stack([trained.clip.preprocess(Image.open(item.impath)) for item in trained.dm.dataset.test])
+    trained.set_model_mode("eval")
+    assert checkpoint == "model.pth.tar-0"
+    assert torch.equal(*(model.model_inference(images).as_subclass(torch.Tensor) for model in (trainer, trained)))
