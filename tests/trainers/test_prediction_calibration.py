@@ -88,7 +88,7 @@ def test_calibration_refuses_labels_it_must_not_read_and_other_data(
     assert "LaFTer has not learned from labels" in capsys.readouterr().err
     edit_record(supervised, data=json.loads((supervised / "run.json").read_text("utf-8"))["data"] | {"hash": "another"})
     assert calibrate(supervised) == 2
-    assert "are not those that" in capsys.readouterr().err
+    assert "are not those of" in capsys.readouterr().err
     assert not (supervised / "calibration.json").exists()
 
 
