@@ -5,7 +5,7 @@
     python scripts/layer_probe.py output/probe [--labels]
 
 Reads a run of the LaFTer family. The CLS token of every block goes through CLIP's own post-norm and projection, and the run's
-text classifier judges it, without prompts. Agreement with the last block needs no label; `--labels` adds the accuracy on the
+classifier (after `PHASE text_only`: trained on texts alone) judges it, without prompts. Agreement with the last block needs no label; `--labels` adds the accuracy on the
 validation split.
 """
 from __future__ import annotations
@@ -36,7 +36,7 @@ N_STAGES = 3
 
 @dataclass(frozen=True)
 class BlockView:
-    """What the text classifier says at each block about N images.
+    """What the classifier says at each block about N images.
 
     Attributes:
         labels: Its classes, (depth, N).
@@ -58,7 +58,7 @@ def view_blocks(trainer, batches: Iterable[dict]) -> BlockView:
         taps = driver(batch["img"].to(trainer.device), taps=range(1, depth + 1)).taps
         tokens = torch.stack([taps[block] for block in range(1, depth + 1)])
         features = F.normalize(driver.tower.project(driver.tower.post(tokens)).float(), dim=-1)
-        best = trainer.text_classifier.to(trainer.device)(features).softmax(dim=-1).max(dim=-1)
+        best = F.linear(features, trainer.student.text_classifier_weight()).softmax(dim=-1).max(dim=-1)
         labels.append(best.indices.cpu())
         confidence.append(best.values.cpu())
         truth.append(batch["label"])
@@ -96,7 +96,7 @@ def load_run(folder: Path):
     cfg.merge_from_file(str(folder / "config.yaml"))
     cfg.freeze()
     trainer = build_trainer(cfg)
-    if not hasattr(trainer, "text_classifier"):
+    if not hasattr(trainer, "student"):
         raise ValueError(f"{folder} is a run of {cfg.TRAINER.NAME}; expected one of the LaFTer family")
     trainer.load_model(str(folder))
     trainer.set_model_mode("eval")

@@ -42,6 +42,8 @@ BEST_MODEL = "model-best.pth.tar"  # Dassl's name for the chosen epoch
 class LaFTer(CLIPTrainer):
     """Label-free tuning; parent of the trainers that read more than the last block."""
 
+    fixed_classes = True  # a row of the classifier per class: a model of other classes is refused
+
     def config_problems(self, cfg: CfgNode) -> list[str]:
         """See `TunedTrainer`."""
         return super().config_problems(cfg) + lafter_checks.find_problems(cfg, self.node_name())

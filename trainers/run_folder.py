@@ -59,6 +59,27 @@ def check_resume(cfg: CfgNode, choice: str) -> None:
         raise FileNotFoundError(f"{asked}, but there is no */checkpoint file in {folder.absolute()}")
 
 
+def check_classes(model_dir: str, trainer: Any) -> None:
+    """Refuse a model of other classes for a trainer whose classifier is tied to them (`fixed_classes`).
+
+    Args:
+        model_dir: Run folder that the model was loaded from.
+        trainer: Built on the data to be tested.
+    Raises:
+        ValueError: If run.json there lists other classes (names the first that differs).
+    """
+    record = Path(model_dir) / "run.json"
+    if not getattr(trainer, "fixed_classes", False) or not record.is_file():
+        return
+    learned = json.loads(record.read_text("utf-8")).get("data", {}).get("classes")
+    present = list(trainer.dm.dataset.classnames)
+    if learned is not None and learned != present:
+        first = next((pair for pair in zip(learned, present) if pair[0] != pair[1]), "their number")
+        raise ValueError(
+            f"--model-dir {model_dir} learned {len(learned)} classes, the data set has {len(present)}; first difference: {first}"
+        )
+
+
 def _check_same_config(cfg: CfgNode, stored_file: Path) -> None:
     if not stored_file.is_file():  # a run of another program; the engine still checks schedule and weights
         return

@@ -28,7 +28,7 @@ from trainers import legacy_keys
 from trainers.config import add_trainer_configs
 from trainers.config_merge import Setting, merge_settings, read_yaml
 from trainers.evaluators import label_distribution
-from trainers.run_folder import RunFolder, check_resume
+from trainers.run_folder import RunFolder, check_classes, check_resume
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +103,7 @@ def _build_and_run(cfg: CfgNode, args: argparse.Namespace, folder: RunFolder, en
     if args.eval_only:
         if not args.model_dir and getattr(trainer, "needs_checkpoint", False):
             raise ValueError(f"--eval-only: {cfg.TRAINER.NAME} needs a trained model; give its run folder as --model-dir")
+        check_classes(args.model_dir or "", trainer)
         trainer.load_model(args.model_dir or "", epoch=args.load_epoch)
         trainer.test()
     elif not args.no_train:

@@ -29,15 +29,18 @@ def test_stages_of_a_tower_that_knows_only_at_its_end():
     assert resolve_stages("hybrid", 12, stages=stages) == ((12,),)
 
 
-def test_probe_of_a_text_only_run(make_trainer, capsys):
-    trainer = make_trainer("LaFTer", {".PHASE": "text_only"})
-    trainer.train()
+def test_probe_of_a_text_only_run(make_trainer):
+    trained = make_trainer("LaFTer", {".PHASE": "text_only"})
+    trained.train()
+    folder = Path(trained.output_dir)
+    (folder / "config.yaml").write_text(trained.cfg.dump(), encoding="utf-8")
+    trainer = layer_probe.load_run(folder)
     seen = layer_probe.view_blocks(trainer, trainer.train_loader_x)
     depth = trainer.student.info.depth
     assert seen.labels.shape == (depth, 8) and seen.confidence.shape == (depth,)
     batch = next(iter(trainer.test_loader))
     last = layer_probe.view_blocks(trainer, [batch]).labels[-1]
-    assert torch.equal(last, trainer.model_inference(batch["img"]).argmax(dim=-1))  # PHASE text_only tests the same
+    assert torch.equal(last, trained.model_inference(batch["img"]).argmax(dim=-1))  # PHASE text_only tests the same
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
