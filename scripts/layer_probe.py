@@ -21,13 +21,11 @@ sys.path.insert(0, str(ROOT))
 
 import datasets  # noqa: E402, F401  (registers the data sets)
 import torch  # noqa: E402
-from dassl.config import get_cfg_default  # noqa: E402
-from dassl.engine import build_trainer  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from trainers.config import add_trainer_configs  # noqa: E402
+from trainers.prediction_run import load_trainer, read_run  # noqa: E402
 
 # A block whose labels agree with the last block's no more often than this, beyond chance, is left out of the stages.
 LEAST_AGREEMENT = 0.2
@@ -91,15 +89,10 @@ def recommend_stages(agreement: list[float], n_classes: int) -> list[list[int]]:
 
 def load_run(folder: Path):
     """Build the run's trainer with its data and load its weights."""
-    cfg = get_cfg_default()
-    add_trainer_configs(cfg)
-    cfg.merge_from_file(str(folder / "config.yaml"))
-    cfg.freeze()
-    trainer = build_trainer(cfg)
+    run = read_run(folder)
+    trainer, _ = load_trainer(run, with_data=True)
     if not hasattr(trainer, "student"):
-        raise ValueError(f"{folder} is a run of {cfg.TRAINER.NAME}; expected one of the LaFTer family")
-    trainer.load_model(str(folder))
-    trainer.set_model_mode("eval")
+        raise ValueError(f"{folder} is a run of {run.cfg.TRAINER.NAME}; expected one of the LaFTer family")
     return trainer
 
 
@@ -112,9 +105,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    if not (args.run / "config.yaml").is_file():
-        sys.exit(f"{args.run} has no config.yaml; expected the folder of a finished run")
-    trainer = load_run(args.run)
+    try:
+        trainer = load_run(args.run)
+    except (ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
     seen = view_blocks(trainer, trainer.train_loader_x)
     agreement = agreement_with_last(seen.labels)
     columns = {

@@ -1,5 +1,6 @@
 """The layer probe reads a run, judges every block, and suggests stages that the trainer takes."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,8 @@ def test_probe_of_a_text_only_run(make_trainer):
     trained.train()
     folder = Path(trained.output_dir)
     (folder / "config.yaml").write_text(trained.cfg.dump(), encoding="utf-8")
+    record = {"status": "finished", "data": {"classes": trained.classnames}}
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     trainer = layer_probe.load_run(folder)
     seen = layer_probe.view_blocks(trainer, trainer.train_loader_x)
     depth = trainer.student.info.depth
@@ -46,4 +49,4 @@ def test_probe_of_a_text_only_run(make_trainer):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "layer_probe.py"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode != 0 and "no config.yaml" in done.stderr
+    assert done.returncode != 0 and "FileNotFoundError" in done.stderr and "no config.yaml" in done.stderr
