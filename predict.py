@@ -126,8 +126,10 @@ def main(argv: list[str]) -> None:
     if args.offline:  # read by the hub's clients when they are imported
         os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
     logging.basicConfig(format="%(message)s")
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a console may not know the letters of a path
+
+    from clip_ext.console import accept_any_text
+
+    accept_any_text()
     try:
         failed = calibrate(args) if args.calibrate else predict(args)
     except (ValueError, OSError) as error:

@@ -67,8 +67,10 @@ def main(argv: list[str]) -> None:
         os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
 
     import datasets  # noqa: F401  (registers the data sets)
+    from clip_ext.console import accept_any_text
     from trainers import runs
 
+    accept_any_text()
     try:
         cfg, folder = runs.prepare(args)
         runs.run(cfg, folder, args, argv)

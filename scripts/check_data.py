@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import datasets  # noqa: E402, F401  (finds the engine)
+from clip_ext.console import accept_any_text  # noqa: E402
 from dassl.config import get_cfg_default  # noqa: E402
 from datasets.base import Item  # noqa: E402
 from datasets.custom_images import split_items  # noqa: E402
@@ -164,6 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help=f"list all findings, not {SHOWN_FINDINGS} of a kind")
     parser.add_argument("pairs", nargs="*", metavar="KEY VALUE", help="settings, e.g. DATASET.IMAGE_DIR photos")
     options = parser.parse_intermixed_args(arguments)
+    accept_any_text()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         settings = read_settings(options.path, options.pairs)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from clip_ext.console import accept_any_text  # noqa: E402
 from clip_ext.files import replacing  # noqa: E402
 from trainers.config_merge import Setting  # noqa: E402
 from trainers.prediction_files import find_images  # noqa: E402
@@ -163,6 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--load-epoch", type=int, metavar="N", help="weights after epoch N; default as in predict.py")
     parser.add_argument("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="override the run")
     args = parser.parse_args(arguments)
+    accept_any_text()
     if args.output.suffix != ".onnx":
         parser.error(f"the output is {args.output}; its name must end in .onnx")
     if importlib.util.find_spec("onnx") is None:

@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from clip_ext.console import accept_any_text  # noqa: E402
 from datasets.custom_images import check_parts, split_items  # noqa: E402
 from datasets.image_files import UNLABELLED  # noqa: E402
 from datasets.image_lists import build_items, read_images  # noqa: E402
@@ -55,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.json", help="split file to write")
     parser.add_argument("pairs", nargs="*", metavar="KEY VALUE", help="settings, e.g. DATASET.SPLIT_SEED 1")
     options = parser.parse_intermixed_args(arguments)
+    accept_any_text()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         settings = read_settings(options.path, options.pairs)

@@ -10,6 +10,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = ("clip_ext", "dassl_host", "datasets", "trainers")
 
+BROAD = ("Exception", "BaseException")
 MAX_PYTHON_LINES = 400
 MAX_FUNCTION_LINES = 60  # without its docstring
 MAX_FILE_BYTES = 8_000_000
@@ -69,6 +70,47 @@ def long_functions(source: str, limit: int = MAX_FUNCTION_LINES) -> list[str]:
     return found
 
 
+def swallowed_errors(source: str, *, strict: bool) -> list[str]:
+    """Handlers that hide an error: of any exception without telling or raising it; if `strict`, of any kind, doing nothing."""
+    found = []
+    for handler in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ExceptHandler)):
+        inside = [node for statement in handler.body for node in ast.walk(statement)]
+        tells = any(isinstance(node, ast.Raise) or (isinstance(node, ast.Name) and node.id == handler.name) for node in inside)
+        broad = handler.type is None or any(word in ast.unparse(handler.type).split() for word in BROAD)
+        idle = all(isinstance(statement, (ast.Pass, ast.Continue)) for statement in handler.body)
+        if (broad and not tells) or (strict and idle):
+            found.append(f"line {handler.lineno}: except {'' if handler.type is None else ast.unparse(handler.type)}")
+    return found
+
+
+def unnamed_encodings(source: str) -> list[str]:
+    """Text files that are opened in the encoding of whatever machine this is."""
+    found = []
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        words = ast.unparse(call)
+        opens = isinstance(call.func, ast.Name) and call.func.id == "open"
+        reads = isinstance(call.func, ast.Attribute) and call.func.attr in ("read_text", "write_text")
+        binary = opens and re.search(r"['\"][rwax]?\+?b", words)
+        if (opens or reads) and not binary and not re.search(r"utf|encoding=|os\.devnull", words):
+            found.append(f"line {call.lineno}: {words[:80]}")
+    return found
+
+
+def test_defect_12_no_error_is_swallowed() -> None:
+    sources = {name: text for name, text in texts().items() if name.endswith(".py")}
+    strict = ("tests/", "scripts/", "benchmarks/", "train.py", "predict.py")
+    found = {name: swallowed_errors(text, strict=name.startswith(strict)) for name, text in sources.items()}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+    assert lines_with(re.compile(r"\bsuppress\(|pytest\.raises\((?:Base)?Exception\b"), ("tests/", "scripts/")) == []
+    masked = lines_with(re.compile(r"\|\|\s*(?:true|:)|set \+e|exit /b 0"))
+    assert [line for line in masked if line.split(":")[0].endswith((".sh", ".bat"))] == []
+
+
+def test_defect_30_every_text_file_has_a_named_encoding() -> None:
+    sources = {name: text for name, text in texts().items() if name.endswith(".py") and not name.startswith("tests/")}
+    assert {name: found for name, text in sources.items() if (found := unnamed_encodings(text))} == {}
+
+
 def test_no_litter_is_tracked() -> None:
     assert [name for name in map(name_of, tracked_files()) if LITTER.search(name)] == []
 
@@ -123,3 +165,13 @@ def test_long_functions_counts_code_and_not_the_docstring() -> None:
     body = "\n    x = 1" * 5
     assert long_functions(f"def f():{body}", limit=5) == ["f: 6 lines"]
     assert long_functions(f'def f():\n    """a\n    b\n    """{body}', limit=6) == []
+
+
+def test_hidden_errors_and_encodings_are_found() -> None:
+    hidden = "try:\n    f()\nexcept {}:\n    {}"
+    for kind, body, strict in (("", "pass", False), ("Exception", "x = 1", False), ("KeyError", "pass", True)):
+        assert swallowed_errors(hidden.format(kind, body), strict=strict)
+    for kind, body in (("Exception as e", "log(e)"), ("Exception", "raise"), ("KeyError", "x = 1")):
+        assert swallowed_errors(hidden.format(kind, body), strict=True) == []
+    assert unnamed_encodings("open(p)") and unnamed_encodings("p.write_text(x)") and unnamed_encodings("open(p, 'w')")
+    assert unnamed_encodings("open(p, 'rb'); p.read_text('utf-8'); open(p, encoding='utf-8'); read_text(p)") == []
