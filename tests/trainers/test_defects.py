@@ -121,6 +121,46 @@ def test_defect_08_zeroshot_in_fp16_loads_half_weights_and_feeds_them_half_image
     assert_close(logits, test_logits(make_trainer("ZeroshotCLIP", run="full")), atol=0.5, rtol=0)  # of logits up to 100
 
 
+CHOICES_OF_WEIGHTS = {
+    "last": {},
+    "proxy": {".SELECT": "proxy"},
+    "best_val": {".MODE": "supervised", "TEST.FINAL_MODEL": "best_val"},
+}
+
+
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("choice", CHOICES_OF_WEIGHTS)
+def test_defect_10_test_images_are_read_once_and_when_all_is_chosen(name: str, choice: str, make_trainer) -> None:
+    trainer = make_trainer(name, {"OPTIM.MAX_EPOCH": 3} | CHOICES_OF_WEIGHTS[choice])
+    inner, after_train, passes, finished = trainer.test_loader, trainer.after_train, [], []
+
+    class Watched:
+        dataset = inner.dataset
+
+        def __len__(self) -> int:
+            return len(inner)
+
+        def __iter__(self):
+            passes.append(bool(finished))
+            return iter(inner)
+
+    trainer.test_loader = Watched()
+    trainer.after_train = lambda: finished.append(True) or after_train()
+    trainer.train()
+    assert passes == [True]
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_defect_10_the_reported_test_maximum_chooses_nothing(name: str, make_trainer, monkeypatch, tmp_path: Path) -> None:
+    accuracies = iter((90.0, 20.0, 10.0))
+    monkeypatch.setattr(LaFTer, "_measure_test_accuracy", lambda self: next(accuracies))
+    trainer = make_trainer(name, {".REPORT_TEST_MAX": True, "OPTIM.MAX_EPOCH": 3})
+    trainer.train()
+    last = torch.load(tmp_path / "run" / "adapt" / "model.pth.tar-3", weights_only=True)["state_dict"]
+    assert [key for key, value in trainer.adapt.state_dict().items() if not torch.equal(value, last[key])] == []
+    assert not (tmp_path / "run" / "adapt" / "model-best.pth.tar").exists()
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_defect_11_accuracy_is_scikit_learns_in_percent(name: str, make_trainer) -> None:
     trainer = make_trainer(name, {} if name == "ZeroshotCLIP" else ONE_EPOCH)

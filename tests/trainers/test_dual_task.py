@@ -185,8 +185,9 @@ def test_defect_19_one_image_of_two_classes_keeps_its_shape(heads: str) -> None:
 # In a trainer
 
 
-def test_defect_3_distributions_follow_their_image_through_a_shuffled_loader(make_trainer) -> None:
-    trainer = make_trainer("LaFTer", MOODY | {"SEED": 3})
+@pytest.mark.parametrize("name", ["LaFTer", "MultiLayerLaFTer", "HybridCascadeLaFTer"])
+def test_defect_3_distributions_follow_their_image_through_a_shuffled_loader(name: str, make_trainer) -> None:
+    trainer = make_trainer(name, MOODY | {"SEED": 3})
     order = []
     for batch in trainer.train_loader_x:
         parsed = trainer.parse_batch_train(batch)

@@ -70,8 +70,8 @@ def test_state_is_plain_data(tmp_path) -> None:
     assert torch.load(tmp_path / "state.pt", weights_only=True)["last_epoch"] == 0
 
 
-@pytest.mark.parametrize(("name", "mult"), [("LaFTer", 1.0), ("HybridCascadeLaFTer", 5.0)])
-def test_run_follows_its_schedule_per_group_and_epoch(name: str, mult: float, make_trainer) -> None:
+@pytest.mark.parametrize(("name", "mult"), [("LaFTer", 1.0), ("MultiLayerLaFTer", 5.0), ("HybridCascadeLaFTer", 5.0)])
+def test_defect_6_run_follows_its_schedule_per_group_and_epoch(name: str, mult: float, make_trainer) -> None:
     overrides = {".SCHEDULER": "warmup_constant", ".WARMUP_EPOCHS": 3, "OPTIM.MAX_EPOCH": 12, "TEST.NO_TEST": True}
     trainer = make_trainer(name, overrides)
     found: dict[str, list[float]] = {}
@@ -82,7 +82,7 @@ def test_run_follows_its_schedule_per_group_and_epoch(name: str, mult: float, ma
     assert found["prompts"] == pytest.approx(base)
     assert found["layer norms"] == pytest.approx(base)
     assert found["classifier"] == pytest.approx([mult * rate for rate in base])
-    if name == "HybridCascadeLaFTer":
+    if name != "LaFTer":
         assert found["scalars"] == found["stage weights"] == pytest.approx([0.1 * rate for rate in base])
 
 
