@@ -55,7 +55,7 @@ def draw_run(folder: str | Path, rows: Sequence[dict[str, Any]], confusions: Ten
     if rows:
         written.append(_save(_draw_losses(rows), folder / "losses.png"))
         name = "pseudo_labels" if "agreement" in rows[-1] else "training_predictions"
-        written.append(_save(_draw_labels(rows), folder / f"{name}.png"))
+        written.append(_save(_draw_labels(rows, classnames), folder / f"{name}.png"))
         if "fusion" in rows[-1]:
             written.append(_save(_draw_stages(rows[-1]), folder / "stage_weights.png"))
     if confusions.sum():
@@ -86,11 +86,12 @@ def _draw_losses(rows: Sequence[dict[str, Any]]) -> Figure:
         if name in rows[-1]:
             axes.plot(epochs, [row[name] for row in rows], marker="o", markersize=3, label=name)
     axes.set(xlabel="epoch", ylabel="loss (weighted)", title="Training losses")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
     return figure
 
 
-def _draw_labels(rows: Sequence[dict[str, Any]]) -> Figure:
+def _draw_labels(rows: Sequence[dict[str, Any]], classnames: Sequence[str]) -> Figure:
     figure, (left, right) = _figure(2)
     epochs = [row["epoch"] for row in rows]
     for name, label in (
@@ -104,9 +105,12 @@ def _draw_labels(rows: Sequence[dict[str, Any]]) -> Figure:
             left.plot(epochs, [row[name] for row in rows], marker="o", markersize=3, label=label)
     title = "Pseudo-labels (no label read)" if "agreement" in rows[-1] else "Training images"
     left.set(xlabel="epoch", ylim=(0, 1.02), title=title)
+    left.xaxis.get_major_locator().set_params(integer=True)
     left.legend()
     right.bar(range(len(rows[-1]["histogram"])), rows[-1]["histogram"])
     right.set(xlabel="class", ylabel="images", title=f"Student's classes, epoch {epochs[-1]}")
+    if len(classnames) <= MAX_NAMED_CLASSES:
+        right.set_xticks(range(len(classnames)), classnames, rotation=90)
     return figure
 
 
@@ -118,7 +122,7 @@ def _draw_stages(row: dict[str, Any]) -> Figure:
     for blocks, weights, name in zip(row["stages"], row["nga"], names, strict=True):
         right.plot(blocks, weights, marker="o", label=name)
     right.set(xlabel="block", ylabel="weight", ylim=(0, 1.02), title="Blocks inside each stage")
-    right.legend()
+    right.legend(loc="center left")
     return figure
 
 
