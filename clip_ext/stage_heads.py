@@ -30,9 +30,13 @@ class StageReadout(nn.Module):
         self.shift = _copies(norm.bias, n_stages)  # S x (D,)
         self.weight = _copies(projection, n_stages)  # S x (D, E)
 
-    def norms(self) -> list[nn.Parameter]:
-        """Return the LayerNorms' parameters."""
-        return [*self.scale, *self.shift]
+    def scales(self) -> list[nn.Parameter]:
+        """Return the LayerNorms' weights, (D,) each."""
+        return list(self.scale)
+
+    def shifts(self) -> list[nn.Parameter]:
+        """Return the LayerNorms' biases, (D,) each."""
+        return list(self.shift)
 
     def projections(self) -> list[nn.Parameter]:
         """Return the projections, (D, E) each."""

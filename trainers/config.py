@@ -229,7 +229,7 @@ def _add_optimisation_keys(node: CfgNode) -> None:
     node.WARMUP_EPOCHS = 3  # of the warm-up schedules, from a tenth of the lr; below OPTIM.MAX_EPOCH
     node.ADAPTER_LR_MULT = 1.0  # times OPTIM.LR, for the classifier
     node.NGA_LR_MULT = 0.1  # times OPTIM.LR, for the few scalars: logit scale, Gaussian widths, fusion weights
-    node.LN_DECAY = False  # weight decay on LayerNorms and prompts too, as published
+    node.LN_DECAY = False  # weight decay on LayerNorm weights and prompts too, as published
     node.GRAD_CKPT = False  # recompute blocks in the backward pass: less memory, more time
     node.GRAD_ACCUM = 1  # batches per optimizer update
     node.MAX_GRAD_NORM = 0.0  # clip the total gradient norm; 0 = off

@@ -101,10 +101,12 @@ class LaFTer(CLIPTrainer):
     def trainable_groups(self) -> list[ParameterGroup]:
         """Declare what trains, and how."""
         node, adapt, decay = self.settings, self.student.adapt, self.cfg.OPTIM.WEIGHT_DECAY
-        norm_decay = decay if node.LN_DECAY else 0.0
+        norm_decay = decay if node.LN_DECAY else 0.0  # never on biases, as in the public implementation
+        norms = [list(norm.parameters()) for norm in adapt.norms.values()]  # weight, bias
         groups = [
             ParameterGroup("prompts", [] if adapt.prompts is None else [adapt.prompts], 1.0, norm_decay),
-            ParameterGroup("layer norms", list(adapt.norms.parameters()), 1.0, norm_decay),
+            ParameterGroup("layer norms", [weight for weight, _ in norms], 1.0, norm_decay),
+            ParameterGroup("layer norm biases", [bias for _, bias in norms], 1.0, 0.0),
             ParameterGroup("classifier", adapt.heads(), node.ADAPTER_LR_MULT, decay),
             ParameterGroup("scalars", adapt.scalars(), node.NGA_LR_MULT, 0.0),
         ]

@@ -79,7 +79,8 @@ class StageTraining:
         if stage_scalars:
             groups.append(ParameterGroup("stage weights", stage_scalars, node.NGA_LR_MULT, 0.0))
         if adapt.readout is not None:
-            groups.append(ParameterGroup("readout norms", adapt.readout.norms(), 1.0, decay if node.LN_DECAY else 0.0))
+            groups.append(ParameterGroup("readout norms", adapt.readout.scales(), 1.0, decay if node.LN_DECAY else 0.0))
+            groups.append(ParameterGroup("readout norm biases", adapt.readout.shifts(), 1.0, 0.0))
             groups.append(ParameterGroup("readout projections", adapt.readout.projections(), 1.0, decay))
         return groups
 

@@ -80,6 +80,7 @@ def test_scalars_never_decay_even_with_ln_decay(name: str, make_trainer) -> None
     trainer = make_trainer(name, {".LN_DECAY": True, ".FEAT_NORM": "l2"})
     decays = {group["name"]: group["weight_decay"] for group in trainer.optim.param_groups}
     assert decays["layer norms"] == decays["prompts"] == trainer.cfg.OPTIM.WEIGHT_DECAY
+    assert decays["layer norm biases"] == decays.get("readout norm biases", 0.0) == 0.0
     assert decays["scalars"] == 0.0 and decays.get("stage weights", 0.0) == 0.0
 
 
