@@ -168,23 +168,28 @@ PROGRESSIVE = {
 }
 
 
-def test_defect_6_rates_and_weights_of_resumed_runs_equal_the_straight_run(tiny_world: Path, tmp_path: Path) -> None:
-    straight = build(make_cfg(tiny_world, tmp_path / "straight", "MultiLayerLaFTer", PROGRESSIVE))
+RATES = {"classifier": 5.0, "scalars": 0.1, "stage weights": 0.1}  # times those of all other groups
+
+
+@pytest.mark.parametrize("name", ["LaFTer", *BOTH])
+def test_defect_6_rates_and_weights_of_resumed_runs_equal_the_straight_run(name: str, tiny_world: Path, tmp_path: Path) -> None:
+    overrides = {k: v for k, v in PROGRESSIVE.items() if name == "MultiLayerLaFTer" or k != ".PROGRESSIVE"}
+    overrides |= {".SCHEDULER": "warmup_constant", ".ADAPTER_LR_MULT": 5.0, ".FEAT_NORM": "l2"}
+    straight = build(make_cfg(tiny_world, tmp_path / "straight", name, overrides))
     expected_rates = rates(straight)
     names = [group["name"] for group in straight.optim.param_groups]
-    base = {"classifier": 5e-3, "scalars": 1e-4, "stage weights": 1e-4}
     steps = len(expected_rates) // 12
     for epoch in range(12):
         factor = (0.1, 0.4, 0.7)[epoch] if epoch < 3 else 1.0
-        assert expected_rates[epoch * steps] == pytest.approx([base.get(name, 1e-3) * factor for name in names])
+        assert expected_rates[epoch * steps] == pytest.approx([1e-3 * RATES.get(name, 1.0) * factor for name in names])
     expected, logits = weights(straight), test_logits(straight)
     for start in (1, 3, 7):
         folder = tmp_path / f"killed{start}"
-        kill_in_epoch(build(make_cfg(tiny_world, folder, "MultiLayerLaFTer", PROGRESSIVE)), start)
+        kill_in_epoch(build(make_cfg(tiny_world, folder, name, overrides)), start)
         if start == 3:
             shutil.rmtree(tmp_path / "cache")
         set_random_seed(99)
-        resumed = build(make_cfg(tiny_world, folder, "MultiLayerLaFTer", PROGRESSIVE))
+        resumed = build(make_cfg(tiny_world, folder, name, overrides))
         assert rates(resumed) == expected_rates[steps * start :]
         assert_same(weights(resumed), expected)
         assert torch.equal(test_logits(resumed), logits)
