@@ -79,3 +79,17 @@ def test_run_with_cache_equals_the_run_without(make_trainer) -> None:
         trainer.train()
         found.append(trainer.adapt.prompts.tolist())
     assert found[0] == found[1]
+
+
+def test_a_run_decodes_no_training_file_twice(make_trainer) -> None:
+    trainer = make_trainer("LaFTer", {".CACHE_IMAGES": "ram", ".TEACHER": "self"})
+    cache, decoded = trainer.train_loader_x.dataset.read, []
+    read = cache._read
+
+    def read_and_note(path: str):
+        decoded.append(path)
+        return read(path)
+
+    cache._read = read_and_note
+    trainer.train()
+    assert sorted(decoded) == sorted(item.impath for item in trainer.dm.dataset.train_x)
