@@ -206,12 +206,16 @@ def test_defect_19_one_image_at_a_time_of_two_classes_trains_and_tests(name: str
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_defect_20_checkpointed_blocks_give_every_parameter_its_gradient(name: str, make_trainer) -> None:
+@pytest.mark.parametrize("tokens", [3, 0])
+def test_defect_20_checkpointed_blocks_give_every_parameter_its_gradient(tokens: int, name: str, make_trainer) -> None:
     gradients = []
     for checkpoint in (False, True):
-        trainer = make_trainer(name, {".GRAD_CKPT": checkpoint, ".AUGMENT": "none"}, run=f"run{checkpoint}")
-        one_step(trainer)
-        gradients.append({key: p.grad for key, p in trainer.adapt.named_parameters()})
+        settings = {".GRAD_CKPT": checkpoint, ".AUGMENT": "none", ".PROMPT_TOKENS": tokens}
+        trainer = make_trainer(name, settings, run=f"run{checkpoint}")
+        # Without prompts, nothing before block 1 trains: the input is frozen, as it is below the first open stage.
+        trainer.adapt.norms["ln_pre"].requires_grad_(tokens > 0)
+        one_step(trainer)  # raises if what trains has no gradient
+        gradients.append({key: p.grad for key, p in trainer.adapt.named_parameters() if p.requires_grad})
     for key, expected in gradients[0].items():
         assert_close(gradients[1][key], expected, rtol=1e-4, atol=1e-6)
 
