@@ -131,10 +131,12 @@ def keys_of(name: str) -> list[str]:
 
 
 def cases() -> list[tuple[str, str]]:
-    """Every key on the trainer that has the most; where another reads it by code of its own, or has more, on that one too."""
+    """Every key on the trainer that has the most, and on another one too where that reads it by code of its own."""
     of_lafter = set(keys_of("LaFTer"))
     stage_keys = [key for key in keys_of("HybridCascadeLaFTer") if key not in of_lafter]
     return [
+        # The stage trainers read these for groups and prompts of their own as well.
+        *(("LaFTer", key) for key in ("LN_DECAY", "NGA_LR_MULT", "PROMPT_TOKENS")),
         *(("MultiLayerLaFTer", key) for key in keys_of("MultiLayerLaFTer")),
         *(("HybridCascadeLaFTer", key) for key in stage_keys),
         *(("ZeroshotCLIP", key) for key in keys_of("ZeroshotCLIP")),
