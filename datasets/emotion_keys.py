@@ -1,21 +1,28 @@
 """Which DATASET keys an emotion data set can follow."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from yacs.config import CfgNode
 
 from datasets.emotion_splits import FOLDS
-
-if TYPE_CHECKING:
-    from datasets.emotion import EmotionDataset
 
 SPLIT_CHOICES = ("auto", "official", "seeded")
 LABEL_SOURCES = ("folder", "votes")
 TIES_CHOICES = ("auto", "first", "drop")
 
 
-def check_keys(dataset: "EmotionDataset", settings: CfgNode) -> None:
+class Declarations(Protocol):
+    """What an `EmotionDataset` says about itself."""
+
+    name: str
+    has_votes: bool
+    may_have_neutral: bool
+    folds: bool
+    official_files: str
+
+
+def check_keys(dataset: Declarations, settings: CfgNode) -> None:
     """Refuse keys that the set cannot follow.
 
     Args:
@@ -53,7 +60,7 @@ def _problems_with_numbers(settings: CfgNode) -> list[str]:
     return [f"DATASET.{key} is {settings[key]}; expected {expected}" for key, (fits, expected) in ranges.items() if not fits]
 
 
-def _unsuitable(dataset: "EmotionDataset", settings: CfgNode) -> list[str]:
+def _unsuitable(dataset: Declarations, settings: CfgNode) -> list[str]:
     """Keys with a legal value that this set has nothing for."""
     problems = []
     if settings.SPLIT == "official" and not dataset.official_files:
