@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import train
 
 if TYPE_CHECKING:
-    from trainers.prediction_run import TrainedRun
+    from trainers.prediction.run import TrainedRun
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,13 +63,14 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 def read_run(args: argparse.Namespace) -> "TrainedRun":
     """Return the run that the command line names, with its settings."""
-    from trainers import prediction_run, runs
+    from trainers import runs
     from trainers.config_merge import Setting
+    from trainers.prediction import run
 
     for path in args.imports:
         runs.import_file(path)
     pairs = zip(args.opts[0::2], args.opts[1::2], strict=True)
-    return prediction_run.read_run(
+    return run.read_run(
         args.model_dir, [Setting(key, value, "command line") for key, value in pairs], device=args.device
     )
 
@@ -80,10 +81,10 @@ def predict(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError: With a message for the user; the output is then as it was before.
     """
-    from trainers.prediction import Tally, describe_prediction, predict_images
-    from trainers.prediction_calibration import read_temperature
-    from trainers.prediction_files import check_output, find_images, write_facts, write_rows
-    from trainers.prediction_run import load_trainer
+    from trainers.prediction.calibration import read_temperature
+    from trainers.prediction.files import check_output, find_images, write_facts, write_rows
+    from trainers.prediction.rows import Tally, describe_prediction, predict_images
+    from trainers.prediction.run import load_trainer
 
     started = time.perf_counter()
     output, found, run = check_output(args.output), find_images(args.input), read_run(args)
@@ -109,8 +110,8 @@ def calibrate(args: argparse.Namespace) -> int:
         ValueError, OSError: With a message for the user.
     """
     import datasets  # noqa: F401  (registers the data sets)
-    from trainers.prediction_calibration import fit_temperature, write_calibration
-    from trainers.prediction_run import load_trainer
+    from trainers.prediction.calibration import fit_temperature, write_calibration
+    from trainers.prediction.run import load_trainer
 
     run = read_run(args)
     with contextlib.redirect_stdout(sys.stderr):

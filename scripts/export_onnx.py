@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from clip_ext.console import accept_any_text  # noqa: E402
 from clip_ext.files import replacing  # noqa: E402
 from trainers.config_merge import Setting  # noqa: E402
-from trainers.prediction_files import find_images  # noqa: E402
-from trainers.prediction_run import TrainedRun, load_trainer, read_run  # noqa: E402
+from trainers.prediction.files import find_images  # noqa: E402
+from trainers.prediction.run import TrainedRun, load_trainer, read_run  # noqa: E402
 
 INPUT, OUTPUT, OPSET = "images", "logits", 18
 TOLERANCE = 1e-3  # of the largest logit; more is no rounding any more

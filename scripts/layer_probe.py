@@ -25,7 +25,7 @@ from tabulate import tabulate  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from trainers.prediction_run import load_trainer, read_run  # noqa: E402
+from trainers.prediction.run import load_trainer, read_run  # noqa: E402
 
 # A block whose labels agree with the last block's no more often than this, beyond chance, is left out of the stages.
 LEAST_AGREEMENT = 0.2

@@ -16,7 +16,7 @@ from tiny_world import TinyColours, build, make_cfg, test_logits
 from yacs.config import CfgNode
 
 import trainers
-from trainers.prediction import predict_images
+from trainers.prediction.rows import predict_images
 
 CLASSNAMES = ("dark_red", "bright_green", "blue")
 MOODY = {"DATASET.NAME": TinyMoods.__name__, ".MODE": "supervised"}

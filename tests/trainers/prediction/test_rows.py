@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trainers.facts import Scores
-from trainers.prediction import ClassRows, distinct_names
+from trainers.prediction.rows import ClassRows, distinct_names
 
 
 def test_polarity_follows_the_label() -> None:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from clip_ext.label_metrics import find_polarities
-from trainers.prediction_run import TrainedRun
+from trainers.prediction.run import TrainedRun
 
 POLARITY = {1: "positive", -1: "negative", 0: None}
 DIGITS = 6  # of a probability

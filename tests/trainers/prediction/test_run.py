@@ -12,7 +12,7 @@ from PIL import Image
 from prediction_calls import call, edit_record, fails
 from tiny_world import CLASSNAMES, IMAGE_SIZE_PX, train_run
 
-from trainers import prediction_run
+from trainers.prediction import run as prediction_run
 
 
 def test_missing_run_and_files_of_a_run(copied_run: Path, photos: Path, tmp_path: Path, capsys) -> None:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from clip_ext.files import replacing
 from clip_ext.label_metrics import compute_calibration_error
-from trainers.prediction_run import TrainedRun
+from trainers.prediction.run import TrainedRun
 from trainers.run_facts import hash_data, splits_of
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from prediction_calls import call, edit_record, fails, read_jsonl
 from tiny_world import train_run
 
 import predict
-from trainers import prediction_calibration, prediction_run
+from trainers.prediction import calibration as prediction_calibration
+from trainers.prediction import run as prediction_run
 
 
 @pytest.fixture(scope="module")

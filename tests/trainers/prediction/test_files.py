@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prediction_calls import fails
 
-from trainers import prediction_files
+from trainers.prediction import files as prediction_files
 
 
 def test_inputs_and_outputs_that_cannot_be(copied_run: Path, photos: Path, tmp_path: Path, capsys) -> None:
