@@ -83,8 +83,7 @@ def run_row(row: Row, seed: int, output: Path, data: str, *, with_val: bool = Fa
         _call([*command, *row.words], folder / "console.txt", row.title)
         (folder / SECONDS_FILE).write_text(json.dumps(time.perf_counter() - started), encoding="utf-8")
     if with_val and "val" not in _results(folder):
-        again = ["--eval-only"] if row.trainer == "ZeroshotCLIP" else ["--eval-only", "--model-dir", str(folder)]
-        _call([*command, *again, *row.words, "TEST.SPLIT", "val"], folder / "console_val.txt", row.title)
+        _call([*command, "--eval-only", *_final_weights(folder), *row.words, "TEST.SPLIT", "val"], folder / "console_val.txt", row.title)
     results = _results(folder)
     seconds = json.loads((folder / SECONDS_FILE).read_text("utf-8"))
     return results["test"]["accuracy"], seconds, results["val"]["accuracy"] if with_val else None
@@ -104,6 +103,12 @@ def _is_finished(folder: Path) -> bool:
     record = folder / "run.json"
     status = json.loads(record.read_text("utf-8"))["status"] if record.is_file() else "absent"
     return status == "finished" and (folder / SECONDS_FILE).is_file() and "test" in _results(folder)
+
+
+def _final_weights(folder: Path) -> list[str]:
+    """Return the flags that load a run's last weights; none for a run that trained nothing."""
+    pointers = [file.read_text("utf-8").strip() for file in folder.glob("*/checkpoint")]
+    return ["--model-dir", str(folder), "--load-epoch", pointers[0].rpartition("-")[2]] if pointers else []
 
 
 def _results(folder: Path) -> dict[str, dict[str, float]]:

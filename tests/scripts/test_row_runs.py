@@ -60,6 +60,25 @@ def test_an_unfinished_run_is_started_again(tmp_path, monkeypatch):
     assert len(commands) == 1 and "--seed" in commands[0]
 
 
+def test_validation_is_measured_with_the_last_weights(tmp_path, monkeypatch):
+    row = Row("tuned", "LaFTer", "lafter")
+    folder = tmp_path / row.slug / "seed1"
+    store_finished_run(folder, 60.0)
+    (folder / "results.json").write_text(json.dumps({"test": {"accuracy": 60.0}}), "utf-8")
+    (folder / "adapt").mkdir()
+    (folder / "adapt" / "checkpoint").write_text("model.pth.tar-12\n", "utf-8")
+    commands = []
+
+    def measure(command, *_):
+        commands.append(command)
+        (folder / "results.json").write_text(json.dumps({"test": {"accuracy": 60.0}, "val": {"accuracy": 61.0}}), "utf-8")
+
+    monkeypatch.setattr(row_runs, "_call", measure)
+    assert row_runs.run_row(row, 1, tmp_path, "data", with_val=True) == (60.0, 7.0, 61.0)
+    (command,) = commands
+    assert command[command.index("--load-epoch") + 1] == "12" and command[-2:] == ["TEST.SPLIT", "val"]
+
+
 def test_a_failing_run_ends_the_table_with_its_last_lines(tmp_path):
     row = Row("broken", "ZeroshotCLIP", "zeroshot_clip", (".PREC", "fp8"))
     with pytest.raises(SystemExit, match="broken failed"):
