@@ -46,11 +46,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     """Parse flags and the KEY VALUE pairs behind them; a misplaced flag or pair ends the program with a message."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    flag = next((word for word in args.opts if word.startswith("--")), None)
-    if flag:
-        parser.error(f"{flag} stands among the KEY VALUE pairs; give all flags before them")
-    if len(args.opts) % 2:
-        parser.error(f"KEY VALUE pairs expected, got {len(args.opts)} words: {' '.join(args.opts)}")
+    train.check_pairs(parser, args.opts)
     if args.calibrate == bool(args.input or args.output) or bool(args.input) != bool(args.output):
         parser.error("expected --input and --output, or --calibrate without them")
     key = next((word for word in args.input or () if train.CONFIG_KEY.fullmatch(word) and not os.path.exists(word)), None)

@@ -42,15 +42,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_pairs(parser: argparse.ArgumentParser, words: list[str]) -> None:
+    """End the program with a message if `words`, which follow all flags, are no KEY VALUE pairs."""
+    flag = next((word for word in words if word.startswith("--")), None)
+    if flag:
+        parser.error(f"{flag} stands among the KEY VALUE pairs; give all flags before them")
+    if len(words) % 2:
+        parser.error(f"KEY VALUE pairs expected, got {len(words)} words: {' '.join(words)}")
+
+
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Parse flags and the KEY VALUE pairs behind them; a misplaced flag or pair ends the program with a message."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    flag = next((word for word in args.opts if word.startswith("--")), None)
-    if flag:
-        parser.error(f"{flag} stands among the KEY VALUE pairs; give all flags before them")
-    if len(args.opts) % 2:
-        parser.error(f"KEY VALUE pairs expected, got {len(args.opts)} words: {' '.join(args.opts)}")
+    check_pairs(parser, args.opts)
     if args.data is not None and args.root is not None:
         parser.error("--data and --root both name the data; give one of them")
     for name in ("source_domains", "target_domains", "transforms"):

@@ -6,11 +6,9 @@ Runs on HandwrittenDigits with a preset of the trainer, one change per row. An i
 """
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
-from row_runs import ROOT, Row, format_table, run_table
+from row_runs import ROOT, Row, build_parser, make_table
 
 sys.path.insert(0, str(ROOT))
 
@@ -49,25 +47,11 @@ def _name(stage: list[int]) -> str:
     return f"{stage[0]}-{stage[-1]}" if len(stage) > 1 else str(stage[0])
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="one run of every row per seed")
-    parser.add_argument("--config", default="tiny12", help="preset in configs/trainers/hybrid_cascade_lafter")
-    parser.add_argument("--data", default="data", help="data root; the digits are written there once")
-    parser.add_argument("--output", type=Path, default=Path("output/ablation"), help="folder of the runs and of table.md")
-    parser.add_argument("--no-val", dest="with_val", action="store_false", help="leave out the validation column")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    return parser.parse_args()
-
-
 def main() -> None:
-    args = parse_args()
-    output = (ROOT / args.output).absolute()
-    rows = build_rows(args.config)
-    measured = run_table(rows, args.seeds, output, args.data, with_val=args.with_val, jobs=args.jobs)
-    table = format_table(measured)
-    (output / "table.md").write_text(f"Seeds {', '.join(map(str, args.seeds))}.\n\n{table}\n", encoding="utf-8")
-    print(f"\n{table}\n\nRuns and table.md: {output}")
+    parser = build_parser(__doc__, "output/ablation")
+    parser.add_argument("--config", default="tiny12", help="preset in configs/trainers/hybrid_cascade_lafter")
+    args = parser.parse_args()
+    make_table(build_rows(args.config), args)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,10 @@ so. An interrupted table goes on where it stopped; the defaults were chosen by t
 """
 from __future__ import annotations
 
-import argparse
 import re
 import sys
-from pathlib import Path
 
-from row_runs import ROOT, Row, format_table, run_table
+from row_runs import Row, build_parser, make_table
 
 LAFTER = ("LaFTer", "lafter")
 MULTI = ("MultiLayerLaFTer", "multilayer_lafter")
@@ -55,28 +53,15 @@ ROWS = (
 )
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="one run of every row per seed")
-    parser.add_argument("--rows", default="", metavar="REGEX", help="only rows whose title it finds, beside the baseline")
-    parser.add_argument("--data", default="data", help="data root; the digits are written there once")
-    parser.add_argument("--output", type=Path, default=Path("output/compare"), help="folder of the runs and of table.md")
-    parser.add_argument("--no-val", dest="with_val", action="store_false", help="leave out the validation column")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    return parser.parse_args()
-
-
 def main() -> None:
-    args = parse_args()
+    parser = build_parser(__doc__, "output/compare")
+    parser.add_argument("--rows", default="", metavar="REGEX", help="only rows whose title it finds, beside the baseline")
+    args = parser.parse_args()
     rows = [row for row in ROWS if row is ROWS[0] or re.search(args.rows, row.title)]
     if len(rows) == 1:
         titles = "\n  ".join(row.title for row in ROWS)
         sys.exit(f"--rows {args.rows!r} finds no row among\n  {titles}")
-    output = (ROOT / args.output).absolute()
-    measured = run_table(rows, args.seeds, output, args.data, with_val=args.with_val, jobs=args.jobs)
-    table = format_table(measured)
-    (output / "table.md").write_text(f"Seeds {', '.join(map(str, args.seeds))}.\n\n{table}\n", encoding="utf-8")
-    print(f"\n{table}\n\nRuns and table.md: {output}")
+    make_table(rows, args)
 
 
 if __name__ == "__main__":

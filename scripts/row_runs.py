@@ -5,6 +5,7 @@ goes on where it stopped.
 """
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -169,3 +170,23 @@ def format_table(measured: dict[str, Measured]) -> str:
 def _mean_and_spread(values: Sequence[float]) -> str:
     spread = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.2f}{spread}"
+
+
+def build_parser(description: str, output: str) -> argparse.ArgumentParser:
+    """Return the command line that scripts with a table share; `output` is the default folder."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="one run of every row per seed")
+    parser.add_argument("--data", default="data", help="data root; the digits are written there once")
+    parser.add_argument("--output", type=Path, default=Path(output), help="folder of the runs and of table.md")
+    parser.add_argument("--no-val", dest="with_val", action="store_false", help="leave out the validation column")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
+    return parser
+
+
+def make_table(rows: Sequence[Row], args: argparse.Namespace) -> None:
+    """Run the rows as the parsed command line says, print the table and write it as table.md."""
+    output = (ROOT / args.output).absolute()
+    measured = run_table(rows, args.seeds, output, args.data, with_val=args.with_val, jobs=args.jobs)
+    table = format_table(measured)
+    (output / "table.md").write_text(f"Seeds {', '.join(map(str, args.seeds))}.\n\n{table}\n", encoding="utf-8")
+    print(f"\n{table}\n\nRuns and table.md: {output}")
