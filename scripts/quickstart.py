@@ -12,9 +12,10 @@ from pathlib import Path
 
 from row_runs import ROOT, Row, format_table, run_table
 
-NEXT_STEPS = """Next, with real weights (fetched once) and your own data set file:
+NEXT_STEPS = """Next, with real weights (fetched once) and a folder of your own images (docs/CUSTOM_DATA.md):
   python train.py --trainer HybridCascadeLaFTer --config-file configs/trainers/hybrid_cascade_lafter/vit_b32.yaml \\
-      --dataset-config-file configs/datasets/YOUR_DATA.yaml --root DATA --output-dir output/first --seed 1"""
+      --data YOUR_IMAGES --output-dir output/first --seed 1
+  python predict.py --model-dir output/first --input YOUR_IMAGES --output predictions.csv"""
 
 ROWS = (
     Row("zero-shot", "ZeroshotCLIP", "zeroshot_clip"),
