@@ -42,6 +42,23 @@ SHOWN_FINDINGS = 20
 Findings = dict[str, list[str]]  # kind -> a line per finding
 
 
+def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> tuple[argparse.Namespace, CfgNode]:
+    """Add path and settings to a command line on own images, parse it, and prepare the console.
+
+    Returns:
+        The parsed arguments, and the node DATASET; a wrong setting ends the program with a message.
+    """
+    parser.add_argument("path", help="a folder, or a .csv, .jsonl or .json file")
+    parser.add_argument("pairs", nargs="*", metavar="KEY VALUE", help="settings, e.g. DATASET.IMAGE_DIR photos")
+    options = parser.parse_intermixed_args(arguments)
+    accept_any_text()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        return options, read_settings(options.path, options.pairs)
+    except ValueError as error:
+        parser.error(str(error))
+
+
 def read_settings(path: str, pairs: Sequence[str]) -> CfgNode:
     """The node DATASET for own images at `path`, with KEY VALUE pairs as train.py takes them.
 
@@ -161,16 +178,8 @@ def describe(images: ImageList, settings: CfgNode) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path", help="a folder, or a .csv, .jsonl or .json file")
     parser.add_argument("--all", action="store_true", help=f"list all findings, not {SHOWN_FINDINGS} of a kind")
-    parser.add_argument("pairs", nargs="*", metavar="KEY VALUE", help="settings, e.g. DATASET.IMAGE_DIR photos")
-    options = parser.parse_intermixed_args(arguments)
-    accept_any_text()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
-        settings = read_settings(options.path, options.pairs)
-    except ValueError as error:
-        parser.error(str(error))
+    options, settings = parse(parser, arguments)
     if not Path(settings.ROOT).exists():
         parser.error(f"{settings.ROOT} does not exist")
     try:

@@ -8,7 +8,6 @@ Paths in the file are relative to the pictures' folder.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from functools import partial
 from pathlib import Path
@@ -16,12 +15,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from clip_ext.console import accept_any_text  # noqa: E402
 from datasets.custom_images import check_parts, split_items  # noqa: E402
 from datasets.image_files import UNLABELLED  # noqa: E402
 from datasets.image_lists import build_items, read_images  # noqa: E402
 from datasets.splits import split_stratified, write_split_json  # noqa: E402
-from scripts.check_data import read_settings  # noqa: E402
+from scripts.check_data import parse  # noqa: E402
 from yacs.config import CfgNode  # noqa: E402
 
 
@@ -29,7 +27,7 @@ def split_data(settings: CfgNode, target: Path) -> str:
     """Write the split file and return what to say about it.
 
     Args:
-        settings: From `read_settings`.
+        settings: The node DATASET.
         target: The file to write.
     Raises:
         ValueError, OSError: If the pictures cannot be read or split, or the file cannot be written.
@@ -52,16 +50,8 @@ def split_data(settings: CfgNode, target: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path", help="a folder, or a .csv, .jsonl or .json file")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.json", help="split file to write")
-    parser.add_argument("pairs", nargs="*", metavar="KEY VALUE", help="settings, e.g. DATASET.SPLIT_SEED 1")
-    options = parser.parse_intermixed_args(arguments)
-    accept_any_text()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
-        settings = read_settings(options.path, options.pairs)
-    except ValueError as error:
-        parser.error(str(error))
+    options, settings = parse(parser, arguments)
     if options.output.suffix != ".json":
         parser.error(f"-o is {options.output}; its name must end in .json")
     try:

@@ -26,8 +26,8 @@ from yacs.config import CfgNode
 from clip_ext.loader import LoadedClip, available_models, load_clip
 from trainers import precision
 from trainers.config import problems_with_choices
-from trainers.facts import FactTensor, Scores, Target
 from trainers.device_views import DeviceView, build_square_view, problems_with_kornia
+from trainers.facts import FactTensor, Scores, Target
 from trainers.image_cache import ImageCache
 from trainers.schedules import build_schedule, resolve_schedule
 from trainers.views import RECIPES, View, build_strong_view

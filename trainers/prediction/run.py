@@ -112,6 +112,8 @@ def _fit_for_prediction(cfg: CfgNode, path: Path, device: str) -> None:
     node = _trainer_node(cfg)
     if "CACHE_IMAGES" in node:
         node.CACHE_IMAGES = "none"
+    if "AUGMENT_DEVICE" in node:
+        node.AUGMENT_DEVICE = "cpu"  # there are no strong views to make, so kornia need not be installed
 
 
 def _fit_precision(cfg: CfgNode, *, full_precision: bool) -> None:

@@ -12,6 +12,8 @@ from PIL import Image
 from prediction_calls import call, edit_record, fails
 from tiny_world import CLASSNAMES, IMAGE_SIZE_PX, train_run
 
+from trainers import device_views
+from trainers.config_merge import Setting
 from trainers.prediction import run as prediction_run
 
 
@@ -107,3 +109,11 @@ def test_text_only_run_is_its_epoch_zero(tiny_world: Path, tmp_path: Path) -> No
     trained.set_model_mode("eval")
     assert checkpoint == "model.pth.tar-0"
     assert torch.equal(*(model.model_inference(images).as_subclass(torch.Tensor) for model in (trainer, trained)))
+
+
+def test_a_run_with_views_made_by_kornia_is_used_where_kornia_is_missing(copied_run: Path, monkeypatch) -> None:
+    monkeypatch.setattr(device_views.importlib.util, "find_spec", lambda _: None)
+    setting = Setting("TRAINER.LAFTER.AUGMENT_DEVICE", "gpu", "stored by a run on a GPU")
+    loaded = prediction_run.read_run(copied_run, [setting])
+    trainer, _ = prediction_run.load_trainer(loaded)
+    assert trainer.num_classes == len(CLASSNAMES)
