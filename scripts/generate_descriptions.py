@@ -24,6 +24,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from clip_ext.console import accept_any_text  # noqa: E402
 from clip_ext.files import replacing  # noqa: E402
 from clip_ext.text_files import clean_sentences, normalise_name  # noqa: E402
 
@@ -206,6 +207,7 @@ def positive(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    accept_any_text()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--classes", type=Path, required=True, help="text file, one class name per line, # comments")
     parser.add_argument("--model", required=True, help="folder or hub name of a causal language model (safetensors)")

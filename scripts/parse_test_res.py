@@ -20,6 +20,10 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from clip_ext.console import accept_any_text  # noqa: E402
+
 TRAINED, TESTED = "Finish training", "=> result"
 SPLIT = re.compile(r"Evaluate on the \*(\w+)\* set")
 ROUNDING = 0.0501  # of a figure that is logged with one decimal
@@ -165,6 +169,7 @@ def summarise_base_to_new(base: Path, new: Path, query: Query) -> None:
 
 def main(argv: list[str]) -> None:
     """Run one command line."""
+    accept_any_text()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", nargs="?", type=Path, help="folder with one sub-folder per run")
     parser.add_argument("--ci95", action="store_true", help="95%% confidence interval instead of standard deviation")

@@ -21,6 +21,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from clip_ext.console import accept_any_text  # noqa: E402
+
 USAGE = "run DATASET TRAINER CFG SEED [SHOTS [base2new]] [KEY VALUE ...]"
 
 
@@ -92,6 +96,7 @@ def run_in(folder: Path, args: argparse.Namespace, flags: list[str], settings: l
 
 def main(argv: list[str]) -> None:
     """Run one command line."""
+    accept_any_text()
     args = parse_args(argv)
     output, seed = Path(os.environ.get("OUTPUT") or "output"), f"seed{args.seed}"
     shots = [] if args.shots is None else ["DATASET.NUM_SHOTS", str(args.shots)]
