@@ -1,16 +1,17 @@
 """Every config key of the trainers, with default, unit and allowed values.
 
 Dassl's own tree stays as it is; `add_trainer_configs` adds one node per trainer under `TRAINER`, named like the class in upper
-case, and what our data sets read. Each node is complete in itself, so that Dassl's `clean_cfg` may drop the others. A key
+case, and what our data sets read. The language systems declare their keys in their own rooms. Each node is complete in itself, so that Dassl's `clean_cfg` may drop the others. A key
 exists only if code reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from yacs.config import CfgNode
 
+from trainers.bgobj_llava import config as bgobj_llava_config
 from trainers.dataset_keys import add_dataset_keys
 from trainers.evaluators import label_distribution
 
@@ -43,8 +44,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "TEXT.ON_MISSING": ("error", "templates"),
 }
 
-# Ranges of the keys that are numbers: (test, words for the message).
-RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+Range = tuple[Callable[[float], bool], str]  # test, and its words for the message
+
+# Ranges of the keys that are numbers.
+RANGES: dict[str, Range] = {
     "LABEL_SMOOTHING": (lambda v: 0 <= v < 1, "in [0, 1)"),
     "CONF_THRESHOLD": (lambda v: 0 <= v < 1, "in [0, 1)"),
     "EMA_DECAY": (lambda v: 0 < v < 1, "in (0, 1)"),
@@ -60,6 +63,8 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "WARMUP_EPOCHS": (lambda v: v >= 0, "0 or more"),
     "ADAPTER_LR_MULT": (lambda v: v > 0, "above 0"),
     "NGA_LR_MULT": (lambda v: v > 0, "above 0"),
+    "WARMUP_RATIO": (lambda v: 0 <= v < 1, "in [0, 1)"),
+    "SAVE_LATEST_PER_EPOCH": (lambda v: v >= 0, "0 (never) or more"),
     "GRAD_ACCUM": (lambda v: v >= 1, "1 or more"),
     "MAX_GRAD_NORM": (lambda v: v >= 0, "0 (off) or more"),
     "CACHE_SIDE": (lambda v: v >= 1, "1 or more"),
@@ -86,21 +91,26 @@ def add_trainer_configs(cfg: CfgNode) -> None:
     cfg.TRAINER.LAFTER = _lafter_node()
     cfg.TRAINER.MULTILAYERLAFTER = _multilayer_lafter_node()
     cfg.TRAINER.HYBRIDCASCADELAFTER = _hybrid_cascade_lafter_node()
+    bgobj_llava_config.add_config(cfg)
 
 
-def problems_with_choices(node: CfgNode, name: str) -> list[str]:
+def problems_with_choices(
+    node: CfgNode, name: str, choices: Mapping[str, tuple[str, ...]] = CHOICES, ranges: Mapping[str, Range] = RANGES
+) -> list[str]:
     """Return one message per key of `node` whose value is not allowed.
 
     Args:
         node: The trainer's node.
         name: Its dotted name for the messages, e.g. `TRAINER.LAFTER`.
+        choices: Dotted key below the node -> allowed words; the shared ones unless a room passes its own.
+        ranges: Dotted key below the node -> (test, words for the message), likewise.
     """
     problems = []
     for key, value in _leaves(node):
-        if key in CHOICES and value not in CHOICES[key]:
-            problems.append(f"{name}.{key} is {value!r}; expected one of {', '.join(CHOICES[key])}")
-        if key in RANGES and not RANGES[key][0](value):
-            problems.append(f"{name}.{key} is {value!r}; expected a value {RANGES[key][1]}")
+        if key in choices and value not in choices[key]:
+            problems.append(f"{name}.{key} is {value!r}; expected one of {', '.join(choices[key])}")
+        if key in ranges and not ranges[key][0](value):
+            problems.append(f"{name}.{key} is {value!r}; expected a value {ranges[key][1]}")
     return problems
 
 
