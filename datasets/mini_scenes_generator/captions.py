@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-_COUNT_WORDS = ("no", "one", "two", "three")
+COUNT_WORDS = ("no", "one", "two", "three")
 
 
-def _with_article(phrase: str) -> str:
+def with_article(phrase: str) -> str:
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 def object_phrase(name: str, colour: str) -> str:
     """Name an object with its colour, such as ``an orange digit three``."""
-    return _with_article(f"{colour} {name}")
+    return with_article(f"{colour} {name}")
 
 
-def _join(phrases: list[str]) -> str:
+def join_phrases(phrases: list[str]) -> str:
     if len(phrases) == 1:
         return phrases[0]
     return f"{', '.join(phrases[:-1])} and {phrases[-1]}"
@@ -44,14 +44,14 @@ def caption_scene(
         Six captions; each ends in its only full stop. The third and later ones may leave objects or background out.
     """
     order = [objects[k] for k in rng.permutation(len(objects))]
-    everything = _join([object_phrase(name, colour) for name, colour, _ in order])
-    names = _join([_with_article(name) for name, _, _ in order])
-    count = _COUNT_WORDS[len(order)]
+    everything = join_phrases([object_phrase(name, colour) for name, colour, _ in order])
+    names = join_phrases([with_article(name) for name, _, _ in order])
+    count = COUNT_WORDS[len(order)]
     plural = "" if len(order) == 1 else "s"
     sentences = [
-        f"{everything} on {_with_article(style)} background",
+        f"{everything} on {with_article(style)} background",
         f"a photo of {everything}",
-        f"{names} on {_with_article(f'{main_colour} {style}')} background",
+        f"{names} on {with_article(f'{main_colour} {style}')} background",
         f"a picture of {count} object{plural}, {everything}",
         f"there is {names} in this picture",
     ]
@@ -60,5 +60,5 @@ def caption_scene(
         first, second = object_phrase(name_a, colour_a), object_phrase(name_b, colour_b)
         sentences.append(f"{first} {_relation(box_a, box_b)} {second}")
     else:
-        sentences.append(f"{_with_article(style)} {main_colour} background behind {everything}")
+        sentences.append(f"{with_article(style)} {main_colour} background behind {everything}")
     return [f"{sentence}." for sentence in sentences]

@@ -9,9 +9,9 @@ import numpy as np
 
 from .backgrounds import COLOURS, Background, draw_background, random_background
 from .captions import caption_scene
-from .sprites import random_sprite
+from .sprites import Sprite, random_sprite
 
-SpriteSource = Callable[[np.random.Generator, int], tuple[str, np.ndarray]]
+SpriteSource = Callable[[np.random.Generator, int], Sprite]
 _PLACE_ATTEMPTS = 20
 
 
@@ -24,12 +24,14 @@ class SceneObject:
         colour: A key of ``COLOURS``.
         box: Pixels, (x0, y0, x1, y1), upper bounds exclusive.
         mask: Pixels the sprite touches, (H, W), bool.
+        time: What a clock shows, (hour 1 to 12, minute 0 to 59); None for anything else.
     """
 
     name: str
     colour: str
     box: tuple[int, int, int, int]
     mask: np.ndarray
+    time: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def generate_scene(
 
     Args:
         rng: Source of all randomness.
-        sprite_source: Gives (name, coverage) for a height in pixels; the default draws printed things only.
+        sprite_source: Gives a sprite of a height in pixels; the default draws printed things only.
         background: What to paint first; None draws one.
         size_px: Side of the picture in pixels.
     Returns:
@@ -93,12 +95,12 @@ def generate_scene(
     objects: list[SceneObject] = []
     for _ in range(int(rng.integers(1, 4))):
         height = int(rng.integers(size_px * 3 // 10, size_px * 45 // 100))
-        name, sprite = sprite_source(rng, height)
-        box = _find_place(rng, *sprite.shape, size_px, [placed.box for placed in objects])
+        sprite = sprite_source(rng, height)
+        box = _find_place(rng, *sprite.coverage.shape, size_px, [placed.box for placed in objects])
         colour = str(rng.choice(free_colours))
         if box is not None:
-            mask = _paint(image, sprite, box, colour)
-            objects.append(SceneObject(name=name, colour=colour, box=box, mask=mask))
+            mask = _paint(image, sprite.coverage, box, colour)
+            objects.append(SceneObject(sprite.name, colour, box, mask, sprite.time))
     facts = [(thing.name, thing.colour, thing.box) for thing in objects]
     captions = caption_scene(facts, background.style, background.main_colour, rng)
     return Scene(image=image, background=background, objects=tuple(objects), captions=tuple(captions))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -33,6 +34,21 @@ FACES: tuple[str, ...] = (
     *(f"cm{family}10" for family in ("b", "mi", "r", "ss", "tt")),  # not cmti10: matplotlib before 3.11 lacks it
 )
 _OVERSAMPLE = 4
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """A thing that a scene can colour and place.
+
+    Attributes:
+        name: Its name in ``clip_ext/texts/vocabularies/mini_scenes.json``.
+        coverage: (H, W), float32 in [0, 1].
+        time: What a clock shows, (hour 1 to 12, minute 0 to 59); None for anything else.
+    """
+
+    name: str
+    coverage: np.ndarray
+    time: tuple[int, int] | None = None
 
 
 def face_paths() -> dict[str, Path]:
@@ -142,24 +158,30 @@ def draw_clock(hour: int, minute: int, size_px: int) -> np.ndarray:
     return np.asarray(canvas.resize((size_px, size_px), Image.Resampling.BOX), np.float32) / 255
 
 
-def random_sprite(rng: np.random.Generator, size_px: int) -> tuple[str, np.ndarray]:
+def random_clock(rng: np.random.Generator, size_px: int) -> Sprite:
+    """Draw a clock at a random quarter of an hour, (size_px, size_px)."""
+    time = int(rng.integers(1, 13)), int(rng.choice((0, 15, 30, 45)))
+    return Sprite("clock", draw_clock(*time, size_px), time)
+
+
+def random_sprite(rng: np.random.Generator, size_px: int) -> Sprite:
     """Draw a random printed object.
 
     Args:
         rng: Source of randomness.
         size_px: Height of the sprite in pixels.
     Returns:
-        Object name as in ``clip_ext/texts/vocabularies/mini_scenes.json`` and coverage, (size_px, w), in [0, 1].
+        The object; its coverage is (size_px, w).
     """
     kind = rng.choice(("shape", "letter", "digit", "clock"), p=(0.4, 0.2, 0.3, 0.1))
     if kind == "shape":
         name = str(rng.choice(SHAPES))
-        return name, draw_shape(name, size_px)
+        return Sprite(name, draw_shape(name, size_px))
     if kind == "clock":
-        return "clock", draw_clock(int(rng.integers(1, 13)), int(rng.choice((0, 15, 30, 45))), size_px)
+        return random_clock(rng, size_px)
     face = str(rng.choice(FACES))
     if kind == "letter":
         letter = str(rng.choice(LETTERS))
-        return f"letter {letter.lower()}", printed_sprite(letter, face, size_px)
+        return Sprite(f"letter {letter.lower()}", printed_sprite(letter, face, size_px))
     digit = int(rng.integers(10))
-    return f"digit {NUMERALS[digit]}", printed_sprite(str(digit), face, size_px)
+    return Sprite(f"digit {NUMERALS[digit]}", printed_sprite(str(digit), face, size_px))
