@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 
 from trainers.bgobj_llava import config as bgobj_llava_config
 from trainers.dataset_keys import add_dataset_keys
-from trainers.evaluators import label_distribution
+from trainers.evaluators import label_distribution, vqa
 
 # Allowed values of the keys that are words; `problems_with_choices` checks them for the trainer at work.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -87,6 +87,7 @@ def add_trainer_configs(cfg: CfgNode) -> None:
     """
     add_dataset_keys(cfg.DATASET)
     label_distribution.add_config(cfg)
+    vqa.add_config(cfg)
     cfg.TRAINER.ZEROSHOTCLIP = _zeroshot_clip_node()
     cfg.TRAINER.LAFTER = _lafter_node()
     cfg.TRAINER.MULTILAYERLAFTER = _multilayer_lafter_node()
