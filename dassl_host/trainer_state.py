@@ -107,9 +107,18 @@ def collect_rng() -> dict[str, Any]:
 
 def restore_rng(trainer: Any) -> None:
     """Set the generators to the saved states once; call it right before the first `before_epoch` of a run."""
-    rng = trainer.__dict__.pop("_resumed_rng", None)
-    if rng is None:
-        return
+    rng = take_rng(trainer)
+    if rng is not None:
+        set_rng(rng)
+
+
+def take_rng(trainer: Any) -> dict[str, Any] | None:
+    """Return the saved states that wait for `restore_rng`, which then finds none; None if nothing was resumed."""
+    return trainer.__dict__.pop("_resumed_rng", None)
+
+
+def set_rng(rng: Mapping[str, Any]) -> None:
+    """Set the generators to what `collect_rng` returned."""
     version, words, cached_gaussian = rng["python"]
     random.setstate((version, tuple(words), cached_gaussian))
     keys, *rest = rng["numpy"]

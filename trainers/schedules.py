@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from yacs.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,20 @@ def resolve_schedule(name: str, key: str) -> str:
     return name
 
 
+def warmup_epochs_of(node: CfgNode, max_epochs: int) -> float:
+    """Return the length of the warm-up that a trainer's node asks for, in epochs.
+
+    Args:
+        node: Has `WARMUP_EPOCHS`, or `WARMUP_RATIO`: a share, [0, 1), of all optimizer updates. If the schedule moves per
+            epoch (`SCHEDULER_STEP epoch`), the share is rounded to whole epochs, fewer than all.
+        max_epochs: Of the run.
+    """
+    if "WARMUP_RATIO" not in node:
+        return node.WARMUP_EPOCHS
+    length = node.WARMUP_RATIO * max_epochs
+    return float(min(round(length), max_epochs - 1)) if node.SCHEDULER_STEP == "epoch" else length
+
+
 def warmup_factor(epoch: float, *, warmup_epochs: float) -> float:
     """Return the linear ramp 0.1 + 0.9 e/W for e < W, then 1."""
     if epoch >= warmup_epochs:
@@ -62,7 +77,7 @@ def warmup_cosine_factor(epoch: float, *, warmup_epochs: float, max_epochs: floa
     return (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
-def factor_of(name: str, *, warmup_epochs: int, max_epochs: int) -> Callable[[float], float]:
+def factor_of(name: str, *, warmup_epochs: float, max_epochs: int) -> Callable[[float], float]:
     """Return the factor function (epoch -> multiplier of the group's lr) of a schedule other than `dassl`."""
     if name == "constant":
         return constant_factor
@@ -72,7 +87,7 @@ def factor_of(name: str, *, warmup_epochs: int, max_epochs: int) -> Callable[[fl
 
 
 def build_schedule(
-    optimizer: Optimizer, name: str, *, warmup_epochs: int, max_epochs: int, steps_per_epoch: int = 1
+    optimizer: Optimizer, name: str, *, warmup_epochs: float, max_epochs: int, steps_per_epoch: int = 1
 ) -> LambdaLR:
     """Return the `LambdaLR` that runs a schedule.
 

@@ -10,7 +10,8 @@ from dassl.data.datasets import Datum
 from torch import nn
 from torch.utils.data import default_collate
 
-from trainers.base import ExtrasWrapper, ParameterGroup, Target, _check_cover
+from trainers.base import ExtrasWrapper, ParameterGroup, Target
+from trainers.parameter_groups import check_cover
 
 
 class Annotated(Datum):
@@ -78,10 +79,10 @@ def test_declared_parameter_without_gradient_is_an_error(make_trainer, monkeypat
 def test_groups_have_to_cover_the_module_exactly() -> None:
     module = nn.ModuleDict({"a": nn.Linear(1, 1), "b": nn.Linear(1, 1)})
     everything = list(module.parameters())
-    _check_cover(module, [ParameterGroup("all", everything, 1.0, 0.0)])
+    check_cover(module, [ParameterGroup("all", everything, 1.0, 0.0)])
     for wrong in (everything[:3], [*everything, everything[0]], [*everything, nn.Parameter(torch.zeros(1))]):
         with pytest.raises(ValueError, match="the trainable groups and the module differ"):
-            _check_cover(module, [ParameterGroup("all", wrong, 1.0, 0.0)])
+            check_cover(module, [ParameterGroup("all", wrong, 1.0, 0.0)])
 
 
 def test_clipping_bounds_the_gradient_of_an_update(make_trainer) -> None:
