@@ -14,7 +14,7 @@ from PIL import Image
 from dassl_host import ensure_dassl
 
 # The helpers beside the tests are imported by name.
-sys.path += [str(Path(__file__).parent / folder) for folder in (".", "trainers", "datasets")]
+sys.path += [str(Path(__file__).parent / folder) for folder in (".", "trainers", "trainers/bgobj_llava", "datasets")]
 ensure_dassl()
 
 
