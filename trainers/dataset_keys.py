@@ -19,3 +19,21 @@ def add_dataset_keys(node: CfgNode) -> None:
     node.TIES = "auto"  # labels from tied votes: auto (Abstract: drop, others: first) | first (in class order) | drop
     node.FOLD = -1  # of Abstract and ArtPhoto: 0-4 is the test fold of five; -1 = no folds, seeded 80/20
     node.WITH_NEUTRAL = False  # keep Emotion6's seventh vote as a class of the distribution
+    node.MINI_SIZE = "full"  # of MiniScenes: full (6,000 train / 600 val / 1,200 test scenes, 300 groups) | small (600/100/200, 50)
+    node.MINI_VIEW = "classes"  # an item of MiniScenes: classes (label: largest object) | styles | captions | questions (one each)
+    node.MINI_TEST = "test"  # what MiniScenes tests on: test | groups (scenes on one background, for a background cache)
+    _add_vqa_keys(node)
+
+
+def _add_vqa_keys(node: CfgNode) -> None:
+    """Add the keys of the data sets of questions about images: where their files lie and what happens to unusable rows."""
+    node.VQA = CfgNode()
+    node.VQA.DIR = ""  # folder inside DATASET.ROOT; "" = the set's usual names, else ROOT itself
+    node.VQA.TRAIN = ""  # file inside that folder; "" = discovered. VQAv2: the questions file, or "questions.json,annotations.json"
+    node.VQA.VAL = ""  # as TRAIN
+    node.VQA.TEST = ""  # as TRAIN; its questions may lack answers
+    node.VQA.IMAGES = ""  # image folder inside that folder; "" = images or Images, and the folder itself
+    node.VQA.ENCODING = "utf-8-sig"  # codec of the text files, e.g. cp1252
+    node.VQA.COLUMNS = ()  # "ours=theirs" list of VQAJson, e.g. ("question=text", "answer=label")
+    node.VQA.MISSING = "error"  # rows that cannot be used: error (all are listed) | skip (left out and counted)
+    node.VQA.MISSING_TEST = "val"  # without a test file: val (tested on) | hold_out (VAL_PERCENT of train is val, val is test)

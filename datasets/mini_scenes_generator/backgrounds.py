@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 
@@ -25,6 +26,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "grey": (135, 135, 140),
 }
 N_VARIANTS = 4
+N_CELLS = 12  # of a side; a cell is what a change of a background is made of
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Background:
         second_colour: Name of the pattern's colour, a key of ``COLOURS``.
         variant: Layout of the pattern, 0 to 3.
         seed: Seed of the pattern's phase and noise.
+        changes: Cells that differ from the texture: (row, column, grey levels added), rows and columns below ``N_CELLS``.
     """
 
     style: str
@@ -44,11 +47,20 @@ class Background:
     second_colour: str
     variant: int
     seed: int
+    changes: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def texture(self) -> str:
+        """Style, variant and colours: what two backgrounds of different seeds may share."""
+        return f"{self.style}-{self.variant}-{self.main_colour}-{self.second_colour}"
 
     @property
     def background_id(self) -> str:
         """A name that is equal exactly when the drawn pixels are equal."""
-        return f"{self.style}-{self.variant}-{self.main_colour}-{self.second_colour}-{self.seed}"
+        # Of a gradient the seed decides nothing but the direction, so that many seeds draw the same pixels.
+        phase = int(_runs_forwards(np.random.default_rng(self.seed))) if self.style == "gradient" else self.seed
+        changes = f"-{crc32(repr(self.changes).encode()):08x}" if self.changes else ""
+        return f"{self.texture}-{phase}{changes}"
 
 
 Grid = tuple[np.ndarray, np.ndarray]
@@ -100,10 +112,14 @@ def _woodcut(grid: Grid, variant: int, rng: np.random.Generator) -> np.ndarray:
     return (np.sin(distance * 2 * np.pi * (9, 11, 7, 14)[variant]) > 0.45).astype(np.float32)
 
 
+def _runs_forwards(rng: np.random.Generator) -> bool:
+    return rng.random() < 0.5
+
+
 def _gradient(grid: Grid, variant: int, rng: np.random.Generator) -> np.ndarray:
     x, y = grid
     ramps = (x, y, 0.5 * (x + y), 1.4 * np.hypot(x - 0.5, y - 0.5))
-    ramp = ramps[variant] if rng.random() < 0.5 else 1.0 - ramps[variant]
+    ramp = ramps[variant] if _runs_forwards(rng) else 1.0 - ramps[variant]
     return np.clip(ramp, 0, 1).astype(np.float32) ** 1.6
 
 
@@ -147,4 +163,26 @@ def draw_background(background: Background, size_px: int = 96) -> np.ndarray:
     second = np.asarray(COLOURS[background.second_colour], np.float32)
     # A softened second colour leaves objects of that colour readable on their own background.
     pattern = main + 0.6 * (second - main)
-    return np.round(main + share * (pattern - main)).astype(np.uint8)
+    return _change_cells(np.round(main + share * (pattern - main)).astype(np.uint8), background.changes)
+
+
+def _change_cells(picture: np.ndarray, changes: tuple[tuple[int, int, int], ...]) -> np.ndarray:
+    edges = [round(index * len(picture) / N_CELLS) for index in range(N_CELLS + 1)]
+    for row, column, levels in changes:
+        cell = picture[edges[row] : edges[row + 1], edges[column] : edges[column + 1]]
+        cell[:] = np.clip(cell.astype(np.int16) + levels, 0, 255).astype(np.uint8)
+    return picture
+
+
+def split_of_texture(texture: str) -> str:
+    """The split that a texture belongs to, so that no test background was seen in training: train, val or test, 14 : 2 : 4."""
+    share = crc32(texture.encode()) % 20
+    return "train" if share < 14 else "val" if share < 16 else "test"
+
+
+def background_of_split(rng: np.random.Generator, split: str) -> Background:
+    """Draw a background whose texture belongs to a split."""
+    while True:
+        background = random_background(rng)
+        if split_of_texture(background.texture) == split:
+            return background
