@@ -84,10 +84,15 @@ def describe_random(model: nn.Module) -> LoadReport:
     return LoadReport(tuple(PartReport(part, [], 0, [], [], len(own[part])) for part in PARTS))
 
 
+def part_of(name: str) -> str:
+    """Return the part that a tensor belongs to by its name."""
+    return next((part for part in PARTS if part in name), PARTS[-1])
+
+
 def _by_part(names: Iterable[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {part: [] for part in PARTS}
     for name in sorted(names):
-        found[next((part for part in PARTS if part in name), PARTS[-1])].append(name)
+        found[part_of(name)].append(name)
     return found
 
 
