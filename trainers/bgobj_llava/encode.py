@@ -1,0 +1,134 @@
+"""Background and object patches through a frozen CLIP tower, together or without seeing one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clip_ext.towers import build_tower
+from clip_ext.vision import ExtendedVisionTransformer
+
+
+@dataclass(frozen=True, eq=False)
+class SplitBatch:
+    """Which patches of B images are objects; the rest, `~objects`, is background.
+
+    Attributes:
+        objects: (B, P), bool.
+        ring: Background patches that are encoded as objects too, (B, P), bool.
+        stock_order: Images that are encoded whole and keep raster order, (B,), bool.
+
+    Raises:
+        ValueError: If shapes disagree, or a ring patch is an object.
+    """
+
+    objects: Tensor
+    ring: Tensor
+    stock_order: Tensor
+
+    def __post_init__(self) -> None:
+        if self.objects.ndim != 2 or self.ring.shape != self.objects.shape or self.stock_order.shape != self.objects.shape[:1]:
+            raise ValueError(
+                f"objects, ring and stock_order have shapes {tuple(self.objects.shape)}, {tuple(self.ring.shape)} and "
+                f"{tuple(self.stock_order.shape)}; expected (B, P), (B, P) and (B,)"
+            )
+        if bool((self.objects & self.ring).any()):
+            raise ValueError("ring patches must be background patches; some are objects")
+
+    @classmethod
+    def of(cls, objects: Tensor, ring: Tensor | None = None, stock_order: Tensor | None = None) -> SplitBatch:
+        """Build one without a ring and in the new order unless said."""
+        n_images = len(objects)
+        return cls(
+            objects,
+            torch.zeros_like(objects) if ring is None else ring,
+            torch.zeros(n_images, dtype=torch.bool, device=objects.device) if stock_order is None else stock_order,
+        )
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+    def cpu(self) -> SplitBatch:
+        return SplitBatch(self.objects.cpu(), self.ring.cpu(), self.stock_order.cpu())
+
+    def indices(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the raster numbers of background and object patches of each image; ring patches are in both."""
+        background, objects = ~self.objects, self.objects | self.ring
+        return [(bg.nonzero().flatten(), obj.nonzero().flatten()) for bg, obj in zip(background, objects, strict=True)]
+
+
+class FrozenVision:
+    """Features of a frozen CLIP tower at one block, before the post-LN. Holds the tower by reference.
+
+    Args:
+        tower: transformers' CLIP vision model.
+        feature_block: Block whose output is the feature, from 1.
+        own_cls: Whether each group gets a copy of the CLS row; without, groups are patches only.
+    """
+
+    def __init__(self, tower: nn.Module, *, feature_block: int, own_cls: bool) -> None:
+        self._driver = ExtendedVisionTransformer(build_tower(tower))
+        self._config = tower.config
+        self._block = feature_block
+        self._n_cls = 1 if own_cls else 0
+
+    @torch.no_grad()
+    def encode_whole(self, images: Tensor) -> Tensor:
+        """Normalised RGB, (B, 3, S, S) -> features of all patches, (B, P, d_v), each having seen all."""
+        return self._driver(images, stop_after=self._block).tokens[:, 1:]
+
+    @torch.no_grad()
+    def encode_groups(self, images: Tensor, groups: Tensor) -> Tensor:
+        """Encode in one pass; patches see those of their group.
+
+        Args:
+            images: (B, 3, S, S).
+            groups: 0 or 1 for each patch, (B, P), int64.
+
+        Returns:
+            (B, P, d_v), in raster order.
+        """
+        output = self._driver(images, groups=groups, cls_copies=2 * self._n_cls, stop_after=self._block)
+        return output.tokens[:, 2 * self._n_cls :]
+
+    @torch.no_grad()
+    def encode_parts(self, images: Tensor, indices: Sequence[Tensor]) -> list[Tensor]:
+        """Encode some patches of each image, which see only one another.
+
+        Args:
+            images: (B, 3, S, S).
+            indices: Raster numbers of the patches of each image, (n_i,), int64; may be empty.
+
+        Returns:
+            Their features, (n_i, d_v) for each image.
+        """
+        wanted = [number for number, index in enumerate(indices) if len(index)]
+        empty = images.new_zeros(0, self._config.hidden_size, dtype=next(self._driver.parameters()).dtype)
+        features = [empty] * len(indices)
+        lengths = {len(indices[number]) for number in wanted}
+        one_by_one = len(lengths) > 1 and str(self._config._attn_implementation).startswith("flash")
+        for batch in [[number] for number in wanted] if one_by_one else [wanted] if wanted else []:
+            tokens = self._encode_rows(images[batch], [indices[number] for number in batch])
+            for number, rows in zip(batch, tokens, strict=True):
+                features[number] = rows[self._n_cls : self._n_cls + len(indices[number])]
+        return features
+
+    def _encode_rows(self, images: Tensor, indices: Sequence[Tensor]) -> Tensor:
+        """Pad to the longest group; padding is a repeated row that nobody sees."""
+        longest = max(len(index) for index in indices)
+        rows = torch.stack([torch.nn.functional.pad(1 + index, (0, longest - len(index)), value=1) for index in indices])
+        rows = torch.nn.functional.pad(rows, (self._n_cls, 0)).to(images.device)  # row 0 is CLS
+        lengths = [self._n_cls + len(index) for index in indices]
+        return self._driver(images, keep={1: rows}, attn_mask=mask_padding(lengths, images.device), stop_after=self._block).tokens
+
+
+def mask_padding(lengths: Sequence[int], device: torch.device) -> Tensor | None:
+    """Return a mask that hides rows from `lengths[i]` on, (B, L, L), bool; None if all are equally long."""
+    if len(set(lengths)) == 1:
+        return None
+    longest = max(lengths)
+    real = torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]  # (B, L)
+    return real[:, None, :].expand(-1, longest, -1)
