@@ -12,11 +12,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+from yacs.config import CfgNode
 
 from trainers import adapters
 from trainers.adapters import Adapter, BaseModel
+from trainers.bgobj_llava.loading import LoadedLlava
+from trainers.bgobj_llava.model import BgObjLlava
 from trainers.bgobj_llava.probe import Probe, check_probe
+from trainers.bgobj_llava.prompt import PromptEncoder
+from trainers.config_merge import flatten
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +30,11 @@ INPUT_KEYS = ("SPLIT", "POSITION", "CLS", "MASK.", "IMAGE.", "DET.BACKEND")  # p
 SCOPE = "TRAIN.SCOPE"
 SHAPE_KEYS = ("PROJECTOR", "FUSION.LAYERS", "SEP.STYLE", SCOPE)
 SCOPE_KEYS = {"TRAIN.LAST_K": "last_k", "LORA.R": "lora", "LORA.ALPHA": "lora"}  # shape the model in that scope only
-INERT_KEYS, INERT_TENSORS = ("SEP.STYLE", "FUSION.LAYERS"), ("separators.", "fusion.")  # without a split
+# Keys, and first names of tensors, that are not built unless SPLIT is one of these.
+BUILT_WITH = {
+    "SEP.STYLE": ("separators.", ("bgobj", "order_only")),
+    "FUSION.LAYERS": ("fusion.", ("bgobj", "order_only", "isolate_only")),
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,24 @@ class ArtifactFacts:
     preprocessing: Mapping[str, Any]
     base: BaseModel
     separators: Mapping[str, int]
+
+
+def describe_model(model: BgObjLlava, encoder: PromptEncoder, loaded: LoadedLlava, settings: CfgNode) -> ArtifactFacts:
+    """Return what a model is.
+
+    Args:
+        model: As built.
+        encoder: Of its prompt.
+        loaded: The LLaVA around which it is built.
+        settings: Config node of the trainer.
+    """
+    return ArtifactFacts(
+        settings={key: _as_stored(value) for key, value in flatten(settings)},
+        prompt=asdict(encoder.template),
+        preprocessing=loaded.preprocessing,
+        base=loaded.base,
+        separators=dict(model.info.separator_ids),
+    )
 
 
 @dataclass(frozen=True)
@@ -108,7 +135,7 @@ def load_adapter(
     run: str | Path,
     epoch: int | None = None,
     *,
-    parameters: Mapping[str, nn.Parameter],
+    parameters: Mapping[str, Tensor],
     facts: ArtifactFacts,
     probe: Callable[[], Probe] | None = None,
 ) -> LoadedAdapter:
@@ -141,22 +168,23 @@ def load_adapter(
 
 def find_differences(adapter: Adapter, parameters: Mapping[str, Tensor], facts: ArtifactFacts) -> list[str]:
     """Return one message per reason why a stored adapter does not fit a model."""
-    stored, unsplit = adapter.record, _is_unsplit(facts.settings)
+    stored, inert = adapter.record, _inert_keys(facts.settings)
     problems = adapters.problems_with_base(adapter, facts.base)
-    problems += _differing_shape_keys(stored["settings"], facts.settings)
+    keys = [key for key in SHAPE_KEYS if key not in inert]
+    keys += [key for key, scope in SCOPE_KEYS.items() if scope in (stored["settings"].get(SCOPE), facts.settings.get(SCOPE))]
+    problems += _differing(f"{NODE}.", stored["settings"], facts.settings, keys)
     parts = {"prompt": facts.prompt, "preprocessing": facts.preprocessing}
-    if not unsplit:
+    if "SEP.STYLE" not in inert:
         parts["separators"] = facts.separators
     for part, now in parts.items():
         problems += _differing(f"{part}.", stored[part], now, sorted(stored[part].keys() | now.keys()))
-    tensors = {name: each for name, each in adapter.tensors.items() if not (unsplit and name.startswith(INERT_TENSORS))}
-    return problems + adapters.problems_with_tensors(replace(adapter, tensors=tensors), parameters)
+    unused = tuple(BUILT_WITH[key][0] for key in inert)
+    used = {name: tensor for name, tensor in adapter.tensors.items() if not name.startswith(unused)}
+    return problems + adapters.problems_with_tensors(replace(adapter, tensors=used), parameters)
 
 
-def _differing_shape_keys(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    keys = [key for key in SHAPE_KEYS if not (key in INERT_KEYS and _is_unsplit(now))]
-    keys += [key for key, scope in SCOPE_KEYS.items() if scope in (stored.get(SCOPE), now.get(SCOPE))]
-    return _differing(f"{NODE}.", stored, now, keys)
+def _inert_keys(settings: Mapping[str, Any]) -> list[str]:
+    return [key for key, (_, splits) in BUILT_WITH.items() if settings.get("SPLIT") not in splits]
 
 
 def input_notes(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -173,8 +201,3 @@ def _differing(prefix: str, stored: Mapping[str, Any], now: Mapping[str, Any], k
 def _as_stored(value: Any) -> Any:
     """Return a value as JSON gives it back."""
     return [_as_stored(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _is_unsplit(settings: Mapping[str, Any]) -> bool:
-    """Whether the model is stock LLaVA, in which separators and fusion are not built."""
-    return settings.get("SPLIT") == "none"

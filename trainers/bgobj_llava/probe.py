@@ -1,32 +1,86 @@
-"""The probe of a stored model: logits of one fixed input, recomputed after loading."""
+"""The probe of a stored model: logits after one fixed picture, split and question, recomputed when it is loaded."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
 
-TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}  # of the largest logit
+from trainers.bgobj_llava.encode import SplitBatch
+from trainers.bgobj_llava.model import BgObjLlava
+from trainers.bgobj_llava.prompt import PromptEncoder
+
+QUESTION = "what is in the picture?"
+STORED_LOGITS = 64  # evenly spread over the vocabulary
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}  # of the largest logit; other kernels round otherwise
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Logits of the next token after a fixed picture, split and question.
+    """Logits of the token after a fixed input.
 
     Attributes:
-        input: SHA-256 of picture, split and token ids, hexadecimal.
-        dtype, device: The model's.
-        ids: Vocabulary entries whose logits are stored.
-        logits: Of these entries.
+        input: SHA-256 of picture, split, token ids and the options that order them, hexadecimal.
+        dtype, device: What computed them.
+        logits: Of `STORED_LOGITS` vocabulary entries, evenly spread.
         scale: Largest absolute logit of all.
     """
 
     input: str
     dtype: str
     device: str
-    ids: list[int]
     logits: list[float]
     scale: float
+
+
+@torch.no_grad()
+def compute_probe(
+    model: BgObjLlava, encoder: PromptEncoder, autocast: Callable[[], AbstractContextManager] = nullcontext
+) -> Probe:
+    """Compute the probe of a model as it is now.
+
+    Args:
+        model: Its mode is put back afterwards.
+        encoder: Of the prompt.
+        autocast: Context in which the model runs.
+    """
+    pixels, objects = _picture(model.info.side_px), _object_patches(model.info.grid)
+    text = encoder.encode([(QUESTION, None)])
+    digest = hashlib.sha256(pixels.numpy().tobytes() + objects.numpy().tobytes())
+    options = model.options
+    ids = [*text.prefix.tolist(), *text.rest.tolist()]
+    digest.update(repr((options.split, options.position, options.cls, sorted(model.visible), ids)).encode())
+    images = (pixels.float().permute(2, 0, 1)[None] / 127.5 - 1).to(model.device, model.dtype)
+    mode = model.training
+    model.eval()
+    try:
+        with autocast():
+            rows, = model(images, SplitBatch.of(objects[None]), [text])
+    finally:
+        model.train(mode)
+    logits = rows[-1].float().cpu()
+    chosen = torch.linspace(0, len(logits) - 1, min(STORED_LOGITS, len(logits))).long()
+    dtype, device = str(rows.dtype).removeprefix("torch."), model.device.type
+    return Probe(digest.hexdigest(), dtype, device, logits[chosen].tolist(), logits.abs().max().item())
+
+
+def _picture(side_px: int) -> Tensor:
+    """Return a picture of stripes, (S, S, 3), uint8, the same on every machine."""
+    row, column = torch.arange(side_px)[:, None], torch.arange(side_px)[None]
+    channels = [(row * 7 + column * 3) % 256, (row * 2 + column * 11) % 256, (row * column) % 256]
+    return torch.stack([channel.expand(side_px, side_px) for channel in channels], dim=-1).to(torch.uint8)
+
+
+def _object_patches(grid: int) -> Tensor:
+    """Return a mask, (P,), bool, of the middle patches: about a quarter."""
+    middle = torch.zeros(grid, grid, dtype=torch.bool)
+    middle[grid // 4 : -(grid // 4) or None, grid // 4 : -(grid // 4) or None] = True
+    return middle.flatten()
 
 
 def check_probe(stored: Probe, now: Probe, path: Path) -> list[str]:
