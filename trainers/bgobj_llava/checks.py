@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 import torch
 from yacs.config import CfgNode
 
 from trainers.bgobj_llava.config import CHOICES, RANGES
+from trainers.bgobj_llava.settings import detector_options, mask_policy
 from trainers.config import problems_with_choices
 from trainers.schedules import OLDER_SPELLINGS, SCHEDULES
 
@@ -94,16 +94,7 @@ def _cache_problems(node: CfgNode) -> list[str]:
 
 
 def _detector_problems(node: CfgNode) -> list[str]:
-    det, problems = node.DET, []
-    if det.BACKEND in ("rtdetr", "dfine") and not det.WEIGHTS:
-        problems.append(f"{NAME}.DET.WEIGHTS is empty; {NAME}.DET.BACKEND {det.BACKEND} expects a hub id or a folder")
-    if det.BACKEND == "ultralytics":
-        if importlib.util.find_spec("ultralytics") is None:
-            problems.append(f"{NAME}.DET.BACKEND is 'ultralytics', which is not installed: pip install -e .[yolo] (AGPL-3.0)")
-        if not Path(det.WEIGHTS).is_file():
-            problems.append(f"{NAME}.DET.WEIGHTS is {det.WEIGHTS!r}; ultralytics expects an existing weight file")
-    return problems + [
-        f"{NAME}.DET.{key} is {det[key]!r}, but there is no such file"
-        for key, backend in (("FILE", "precomputed"), ("REFERENCE", "bgsub"))
-        if det[key] and det.BACKEND == backend and not Path(det[key]).is_file()
-    ]
+    problems = [*detector_options(node).problems(f"{NAME}.DET"), *mask_policy(node).problems(f"{NAME}.MASK")]
+    if node.DET.BACKEND == "ultralytics" and importlib.util.find_spec("ultralytics") is None:
+        problems.append(f"{NAME}.DET.BACKEND is 'ultralytics', which is not installed: pip install -e .[yolo] (AGPL-3.0)")
+    return problems

@@ -9,24 +9,21 @@ from collections.abc import Callable
 
 from yacs.config import CfgNode
 
-# Allowed values of the keys that are words.
+from trainers.bgobj_llava import geometry, options
+
+# Allowed values of the keys that are words; those of DET and MASK stand in detectors.py and geometry.py.
 CHOICES: dict[str, tuple[str, ...]] = {
     "ATTN": ("sdpa", "eager", "flash_attention_2"),
-    "SPLIT": ("bgobj", "order_only", "isolate_only", "none"),
-    "VIT_TRAIN": ("mask", "gather"),
-    "VIT_EVAL": ("gather", "mask"),
-    "PROJECTOR": ("shared", "separate"),
-    "CLS": ("per_group", "none"),
-    "POSITION": ("sequential", "raster"),
-    "IMAGE.ASPECT": ("pad", "crop"),
-    "SEP.STYLE": ("pairs", "single", "none"),
-    "SEP.INIT": ("words", "random"),
-    "DET.BACKEND": ("precomputed", "rtdetr", "dfine", "bgsub", "ultralytics", "random", "none"),
-    "DET.FRAME": ("original", "model"),
-    "DET.MISSING": ("error", "no_detection"),
-    "MASK.OBJECT_MODE": ("multi", "single"),
-    "MASK.NO_DETECTION": ("object_only", "bg_only", "baseline"),
-    "FUSION.INIT": ("copy_zero", "copy", "random"),
+    "SPLIT": options.SPLITS,
+    "VIT_TRAIN": options.EXECUTIONS,
+    "VIT_EVAL": options.EXECUTIONS,
+    "PROJECTOR": options.PROJECTORS,
+    "CLS": options.CLS_MODES,
+    "POSITION": options.POSITIONS,
+    "IMAGE.ASPECT": geometry.ASPECTS,
+    "SEP.STYLE": options.SEPARATOR_STYLES,
+    "SEP.INIT": options.SEPARATOR_INITS,
+    "FUSION.INIT": options.FUSION_INITS,
     "TRAIN.SCOPE": ("projector", "fusion_projector", "last_k", "lora", "full"),
     "CACHE.MODE": ("kv", "tokens", "none"),
     "CACHE.MATCH": ("contained", "identical", "approx"),
@@ -36,18 +33,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 # Ranges of the keys that are numbers: (test, words for the message).
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "DET.CONF": (lambda v: 0 <= v <= 1, "in [0, 1]"),
-    "DET.IOU": (lambda v: 0 < v <= 1, "in (0, 1]"),
-    "DET.IMGSZ": (lambda v: v >= 32 and v % 32 == 0, "that is a multiple of 32"),
-    "DET.MAX": (lambda v: v >= 1, "1 or more"),
-    "DET.MIN_AREA": (lambda v: v >= 0, "0 or more"),
-    "DET.BGSUB_TAU": (lambda v: 0 <= v < 255, "in [0, 255)"),
-    "DET.BGSUB_FRAMES": (lambda v: v >= 1, "1 or more"),
-    "MASK.RHO": (lambda v: 0 <= v <= 1, "in [0, 1]"),
-    "MASK.DILATE": (lambda v: v in range(5), "in 0-4"),
-    "MASK.BLOCK": (lambda v: v in (1, 2, 3), "in 1-3"),
-    "MASK.OVERLAP_RING": (lambda v: v in range(5), "in 0-4"),
-    "MASK.MAX_OBJ_FRAC": (lambda v: 0 < v <= 1, "in (0, 1]"),
     "FUSION.LAYERS": (lambda v: v in range(5), "in 0-4"),
     "TRAIN.LAST_K": (lambda v: v >= 1, "1 or more"),
     "LORA.R": (lambda v: v >= 1, "1 or more"),
@@ -110,7 +95,7 @@ def _add_detector_keys(node: CfgNode) -> None:
     """Where the objects are."""
     node.DET = CfgNode()
     node.DET.BACKEND = "precomputed"  # precomputed | rtdetr | dfine | bgsub | ultralytics | random (control) | none
-    node.DET.FILE = ""  # side file of scripts/bgobj_detect.py for precomputed; "" = the data set's own boxes
+    node.DET.FILE = ""  # side file of scripts/bgobj_detect.py, for images whose record has no boxes (precomputed, random)
     node.DET.WEIGHTS = ""  # of rtdetr, dfine (hub id or folder) and ultralytics (an existing file)
     node.DET.FRAME = "original"  # what the detector sees: original (better for small objects) | model (the square canvas)
     node.DET.MISSING = "error"  # image without a record in the side file: error | no_detection
