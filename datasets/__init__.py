@@ -20,12 +20,15 @@ from datasets import (  # noqa: E402  (the engine must be found first)
     handwritten_digits,
     imagenet,
     mini_scenes,
+    ocr_vqa,
     oxford_flowers,
     oxford_pets,
     stanford_cars,
     sun397,
+    text_vqa,
     twitter_ldl,
     ucf101,
+    vqa_json,
 )
 
 __all__ = [
@@ -45,10 +48,13 @@ __all__ = [
     "handwritten_digits",
     "imagenet",
     "mini_scenes",
+    "ocr_vqa",
     "oxford_flowers",
     "oxford_pets",
     "stanford_cars",
     "sun397",
+    "text_vqa",
     "twitter_ldl",
     "ucf101",
+    "vqa_json",
 ]

@@ -21,7 +21,12 @@ from clip_ext.text_files import (
 DESCRIPTION_FILES = sorted((TEXTS_DIR / "descriptions").glob("*.json"))
 TEMPLATE_FILES = sorted((TEXTS_DIR / "templates").glob("*.json"))
 REGISTERED = {name: DATASET_REGISTRY.get(name) for name in DATASET_REGISTRY.registered_names()}
-OURS = sorted(name for name, dataset in REGISTERED.items() if dataset.__module__.startswith("datasets."))
+OURS = sorted(
+    name
+    for name, dataset in REGISTERED.items()
+    if dataset.__module__.startswith("datasets.")
+    and not getattr(dataset, "labels_are_question_types", False)  # nothing for CLIP to compare with an image
+)
 MIKELS = ["amusement", "awe", "contentment", "excitement", "anger", "disgust", "fear", "sadness"]
 EUROSAT = [
     "Annual Crop Land", "Forest", "Herbaceous Vegetation Land", "Highway or Road", "Industrial Buildings", "Pasture Land",

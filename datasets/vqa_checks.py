@@ -1,0 +1,159 @@
+"""What is checked about questions before anything is learned from them, all of it reported at once."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from datasets.image_files import find_broken
+from datasets.vqa_records import Fault, Reading, Record
+
+logger = logging.getLogger(__name__)
+
+SHOWN_ROWS = 10
+ORDER = ("train", "val", "test")
+
+Asked = tuple[Path, Record]  # an image that exists, and a question about it
+
+
+class ImageFinder:
+    """Finds images in several folders, each name once.
+
+    Args:
+        folders: In the order in which they are searched.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = tuple(folders)
+        self._known: dict[tuple[str, ...], Path | None] = {}
+
+    def __call__(self, names: tuple[str, ...]) -> Path | None:
+        """Return the first file that one of the names means; None if there is none."""
+        if names not in self._known:
+            paths = (Path(os.path.normpath(folder / name)) for name in names for folder in self.folders)
+            self._known[names] = next((path for path in paths if path.is_file()), None)
+        return self._known[names]
+
+
+class Faults:
+    """Rows that cannot be used, by reason."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[str]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def add(self, reason: str, row: str) -> None:
+        """Note a row."""
+        self._rows.setdefault(reason, []).append(row)
+
+    @property
+    def count(self) -> int:
+        """Rows noted."""
+        return sum(map(len, self._rows.values()))
+
+    def lines(self) -> list[str]:
+        """Return a line per reason: how many rows, and the first ten."""
+        return [f"{reason}: {len(rows)} ({_first(rows)})" for reason, rows in self._rows.items()]
+
+
+def _first(rows: Sequence[str]) -> str:
+    more = len(rows) - SHOWN_ROWS
+    return "; ".join([*rows[:SHOWN_ROWS], *([f"and {more} more"] if more > 0 else [])])
+
+
+def check_parts(
+    parts: Mapping[str, Sequence[Reading]], find: ImageFinder, *, skip: bool, styles: Sequence[str] = ()
+) -> dict[str, list[Asked]]:
+    """Return the usable questions of every part, with their images.
+
+    Unusable are: unreadable rows, missing and corrupt images, empty questions and answers, rows that stand twice in a part,
+    images shared between parts (with `skip` they leave the earlier of train, val, test), and styles outside `styles`. A test
+    part of which no row has an answer is unlabelled: its questions are for prediction.
+
+    Args:
+        parts: train, val or test -> what its file holds.
+        find: Finds images.
+        skip: Leave unusable rows out and log them, instead of stopping.
+        styles: Allowed styles; () allows all.
+    Raises:
+        ValueError: For all unusable rows, or a part of which nothing is left.
+    """
+    faults = Faults()
+    usable: dict[str, list[Asked]] = {}
+    for part, readings in parts.items():
+        may_lack = part == "test" and not any(isinstance(row, Record) and row.answers for row in readings)
+        usable[part] = list(_find_images(_check_texts(readings, faults, styles, may_lack=may_lack), find, faults))
+    usable = _drop(usable, _corrupt(usable, faults))
+    usable = {part: list(_once(rows, faults)) for part, rows in usable.items()}
+    usable = _without_shared(usable, faults)
+    total = sum(map(len, parts.values()))
+    if faults:
+        summary = f"{faults.count} problems in {total:,} rows\n  " + "\n  ".join(faults.lines())
+        if not skip:
+            raise ValueError(f"{summary}\nDATASET.VQA.MISSING skip leaves such rows out")
+        logger.warning("Left out: %s", summary)
+    empty = [part for part, rows in usable.items() if not rows]
+    if empty:
+        raise ValueError(f"no question is left for {', '.join(empty)} (DATASET.VQA.MISSING skip)")
+    return usable
+
+
+def _check_texts(readings: Iterable[Reading], faults: Faults, styles: Sequence[str], *, may_lack: bool) -> Iterable[Record]:
+    for row in readings:
+        if isinstance(row, Fault):
+            faults.add(row.reason, row.origin)
+        elif not row.question:
+            faults.add("empty question", row.origin)
+        elif not row.answers and not may_lack:
+            faults.add("empty answer", row.origin)
+        elif styles and row.style and row.style not in styles:
+            faults.add("unknown style", f"{row.origin}: {row.style}")
+        else:
+            yield row
+
+
+def _find_images(records: Iterable[Record], find: ImageFinder, faults: Faults) -> Iterable[Asked]:
+    for record in records:
+        path = find(record.images)
+        if path is None:
+            faults.add("missing image", f"{record.origin}: {record.images[0]}")
+        else:
+            yield path, record
+
+
+def _corrupt(parts: Mapping[str, Sequence[Asked]], faults: Faults) -> Callable[[Asked], bool]:
+    """Decode every image once and return which questions have one that cannot be read."""
+    broken = find_broken(path for rows in parts.values() for path, _ in rows)
+    for path, record in (row for rows in parts.values() for row in rows):
+        if path in broken:
+            faults.add("corrupt image", f"{record.origin}: {path.name}, {broken[path]}")
+    return lambda row: row[0] in broken
+
+
+def _drop(parts: Mapping[str, Sequence[Asked]], unwanted: Callable[[Asked], bool]) -> dict[str, list[Asked]]:
+    return {part: [row for row in rows if not unwanted(row)] for part, rows in parts.items()}
+
+
+def _once(rows: Iterable[Asked], faults: Faults) -> Iterable[Asked]:
+    first: dict[tuple[object, ...], str] = {}
+    for path, record in rows:
+        origin = first.setdefault((path, record.question, record.answers, record.turns), record.origin)
+        if origin == record.origin:
+            yield path, record
+        else:
+            faults.add("same row twice", f"{record.origin} and {origin}")
+
+
+def _without_shared(parts: Mapping[str, list[Asked]], faults: Faults) -> dict[str, list[Asked]]:
+    """Leave images that a later part has too out of the earlier ones."""
+    kept = dict(parts)
+    ordered = [part for part in ORDER if part in parts]
+    for number, part in enumerate(ordered):
+        later = {path: other for other in reversed(ordered[number + 1 :]) for path, _ in parts[other]}
+        for path, record in parts[part]:
+            if path in later:
+                faults.add("image shared between splits", f"{record.origin}: {path.name} is in {later[path]} too")
+        kept[part] = [row for row in parts[part] if row[0] not in later]
+    return kept

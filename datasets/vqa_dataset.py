@@ -1,0 +1,221 @@
+"""`VQADataset`: what all data sets of questions about images do the same way, so that each is a reader and its file names."""
+
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dassl.data.datasets import DatasetBase
+from yacs.config import CfgNode
+
+from datasets.base import Item, resolve_builtin_root
+from datasets.vqa_checks import Asked, ImageFinder, check_parts
+from datasets.vqa_files import FileForm, parse_columns, read_questions
+from datasets.vqa_records import DEFAULT_TYPE, Reading
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("train", "val", "test")
+STEMS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
+IMAGE_FOLDERS = ("images", "Images", "")
+CHOICES = {"MISSING": ("error", "skip"), "MISSING_TEST": ("val", "hold_out")}
+# Keys of other data sets, and the values that change nothing.
+IDLE = {"SPLIT": ("auto",), "SUBSAMPLE_CLASSES": ("all",), "NUM_SHOTS": (-1, 0), "SKIP_BROKEN": (False,), "DOWNLOAD": (False,)}
+
+
+class VQADataset(DatasetBase):
+    """Questions about images, one `Item` each; its label is the index of its question type among the sorted types of all parts.
+
+    The extras are those of `datasets.vqa_records`. Without a train file the test questions stand in train too, so that
+    the types are known; `split_kind` then is `tests only`, and a trainer that learns refuses that.
+
+    Attributes:
+        usual_folders: Folders below DATASET.ROOT that are looked for when DATASET.VQA.DIR is empty; "" = ROOT itself.
+        styles: Allowed styles; () allows all.
+        labels_are_question_types: No texts describe such labels.
+        folder: Where the files lie.
+        split_kind: `given`; `val as test` (its figures are those of the validation part); `hold_out`; `tests only`.
+    """
+
+    usual_folders: Sequence[str] = ("",)
+    styles: Sequence[str] = ()
+    labels_are_question_types = True
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self._check_keys(cfg)
+        settings = cfg.DATASET.VQA
+        self.folder = self.find_folder(cfg)
+        skip = settings.MISSING == "skip"
+        try:
+            parts = self.read_parts(settings)
+            found = check_parts(parts, ImageFinder(self.find_images(settings)), skip=skip, styles=self.styles)
+            complete, self.split_kind = complete_parts(found, cfg)
+        except (ValueError, FileNotFoundError) as error:
+            raise type(error)(f"data set {type(self).__name__} in {self.folder}: {error}") from error
+        self._types = tuple(sorted({record.question_type or DEFAULT_TYPE for rows in complete.values() for _, record in rows}))
+        items = self._build_items(complete)
+        counts = ", ".join(f"{len(found)} {part}" for part, found in items.items())
+        logger.info("%s: %s, split %s: %s questions", type(self).__name__, self.folder, self.split_kind, counts)
+        super().__init__(train_x=items["train"], val=items.get("val"), test=items["test"])
+
+    # What a data set may replace.
+
+    def read_parts(self, settings: CfgNode) -> dict[str, Sequence[Reading]]:
+        """Return part -> readings, for the parts that there are files for.
+
+        Raises:
+            ValueError: For everything that is wrong with the files (names them).
+        """
+        form = FileForm(settings.ENCODING, parse_columns(settings.COLUMNS))
+        files = {part: self.find_files(part, settings[part.upper()]) for part in PARTS}
+        parts: dict[str, Sequence[Reading]] = {}
+        problems = []
+        for part, paths in files.items():
+            try:
+                parts |= {part: read_questions(paths, form)} if paths else {}
+            except (ValueError, FileNotFoundError) as error:
+                problems.append(f"DATASET.VQA.{part.upper()}: {error}")
+        if not any(files.values()):
+            problems.append(f"no {', '.join(PARTS)} with the ending {', '.join(SUFFIXES)}; name the files as DATASET.VQA.TRAIN, ...")
+        if problems:
+            raise ValueError("\n  ".join(problems))
+        return parts
+
+    def find_files(self, part: str, named: str) -> list[Path]:
+        """Return the files of a part: those that its key names, else `<part>` or `<folder>_<part>` with a known ending.
+
+        Raises:
+            ValueError: If several fit.
+        """
+        if named:
+            return [self.folder / name.strip() for name in named.split(",")]
+        stems = [f"{prefix}{stem}" for stem in STEMS[part] for prefix in ("", f"{self.folder.name}_")]
+        found = [path for stem in stems for suffix in SUFFIXES if (path := self.folder / f"{stem}{suffix}").is_file()]
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
+            raise ValueError(f"several files for {part}: {names}; name one as DATASET.VQA.{part.upper()}")
+        return found
+
+    def find_images(self, settings: CfgNode) -> list[Path]:
+        """Return the folders that image paths are relative to.
+
+        Raises:
+            FileNotFoundError: If DATASET.VQA.IMAGES names none.
+        """
+        if settings.IMAGES:
+            folder = self.folder / settings.IMAGES
+            if not folder.is_dir():
+                raise FileNotFoundError(f"DATASET.VQA.IMAGES names no folder: {folder}")
+            return [folder]
+        return [folder for name in IMAGE_FOLDERS if (folder := self.folder / name).is_dir()]
+
+    def find_folder(self, cfg: CfgNode) -> Path:
+        """Return the folder with the files.
+
+        Raises:
+            FileNotFoundError: If there is none (names key and path).
+        """
+        root, named = resolve_builtin_root(cfg.DATASET.ROOT, type(self).__name__), cfg.DATASET.VQA.DIR
+        folders = [root / name for name in ([named] if named else self.usual_folders)]
+        folder = next((folder for folder in folders if folder.is_dir()), None)
+        if folder is None:
+            listed = ", ".join(map(str, folders))
+            raise FileNotFoundError(f"data set {type(self).__name__}: no folder {listed} (DATASET.ROOT, DATASET.VQA.DIR)")
+        return folder
+
+    @classmethod
+    def _check_keys(cls, cfg: CfgNode) -> None:
+        """Refuse values that are impossible or that questions have no use for."""
+        node = cfg.DATASET
+        problems = [
+            f"DATASET.VQA.{key} is {node.VQA[key]!r}; expected one of {', '.join(words)}"
+            for key, words in CHOICES.items()
+            if node.VQA[key] not in words
+        ]
+        problems += [
+            f"DATASET.{key} is {node[key]!r}; expected {values[0]!r}: data sets of questions do not read it"
+            for key, values in IDLE.items()
+            if node[key] not in values
+        ]
+        if not 0 < node.VAL_PERCENT < 1 and node.VQA.MISSING_TEST == "hold_out":
+            problems.append(f"DATASET.VAL_PERCENT is {node.VAL_PERCENT}; expected a share in (0, 1) for VQA.MISSING_TEST hold_out")
+        if problems:
+            raise ValueError(f"data set {cls.__name__}: " + "; ".join(problems))
+
+    def _build_items(self, parts: Mapping[str, Sequence[Asked]]) -> dict[str, list[Item]]:
+        label_of = {name: label for label, name in enumerate(self._types)}
+        with_turns = any(record.turns for rows in parts.values() for _, record in rows)
+        return {part: [_to_item(row, part, number, label_of, with_turns) for number, row in enumerate(rows, 1)]
+                for part, rows in parts.items()}  # fmt: skip
+
+    # Dassl reads the classes off the labels of train_x; a type may occur in another part only.
+
+    @property
+    def num_classes(self) -> int:
+        """Number of question types."""
+        return len(self._types)
+
+    @property
+    def classnames(self) -> list[str]:
+        """Question types in the order of their labels."""
+        return list(self._types)
+
+    @property
+    def lab2cname(self) -> dict[int, str]:
+        """Label -> question type."""
+        return dict(enumerate(self._types))
+
+
+def _to_item(row: Asked, part: str, number: int, label_of: Mapping[str, int], with_turns: bool) -> Item:
+    path, record = row
+    extras = record.extras(with_turns=with_turns)
+    extras["question_id"] = extras["question_id"] or f"{part}-{number}"
+    kind = extras["question_type"]
+    return Item(str(path), label_of[kind], classname=kind, extras=extras)
+
+
+def complete_parts(parts: Mapping[str, list[Asked]], cfg: CfgNode) -> tuple[dict[str, list[Asked]], str]:
+    """Return train, test and, if there is one, val; and how they came about (see `VQADataset.split_kind`).
+
+    Args:
+        parts: The parts that there are files for.
+        cfg: Read for DATASET.VQA.MISSING_TEST, VAL_PERCENT and SPLIT_SEED.
+    Raises:
+        ValueError: If there is nothing to test on.
+    """
+    train, val, test = (parts.get(part) for part in PARTS)
+    settings = cfg.DATASET
+    kind = "given"
+    if test is None and settings.VQA.MISSING_TEST == "hold_out" and train:
+        train, held = hold_out(train, settings.VAL_PERCENT, settings.SPLIT_SEED)
+        val, test, kind = (held, val, "hold_out") if val else (None, held, "hold_out")
+    elif test is None and val is None:
+        raise ValueError("no file for val or test; name one, or set DATASET.VQA.MISSING_TEST hold_out to keep a share of train")
+    elif test is None:
+        test, kind = val, "val as test"
+        logger.warning("There is no test file: every test figure of this run is a VALIDATION figure (DATASET.VQA.MISSING_TEST)")
+    if train is None:
+        train, kind = test, "tests only"
+    return {"train": train, **({"val": val} if val else {}), "test": test}, kind
+
+
+def hold_out(rows: Sequence[Asked], share: float, seed: int) -> tuple[list[Asked], list[Asked]]:
+    """Divide questions by image: all questions about an image fall on one side, wherever the images lie.
+
+    Args:
+        rows: In any order.
+        share: Of the images, (0, 1); at least one is held out and one stays.
+        seed: DATASET.SPLIT_SEED.
+    Returns:
+        The questions that stay and those held out, each in their order.
+    Raises:
+        ValueError: If there is one image only.
+    """
+    names = {record.images: path for path, record in rows}
+    paths = list(dict.fromkeys(names[images] for images in sorted(names)))
+    if len(paths) < 2:
+        raise ValueError("one image cannot be divided; DATASET.VQA.MISSING_TEST hold_out needs two")
+    count = min(max(round(share * len(paths)), 1), len(paths) - 1)
+    held = set(random.Random(seed).sample(paths, count))
+    return [row for row in rows if row[0] not in held], [row for row in rows if row[0] in held]
