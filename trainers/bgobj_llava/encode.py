@@ -120,9 +120,15 @@ class FrozenVision:
         """Pad to the longest group; padding is a repeated row that nobody sees."""
         longest = max(len(index) for index in indices)
         rows = torch.stack([torch.nn.functional.pad(1 + index, (0, longest - len(index)), value=1) for index in indices])
-        rows = torch.nn.functional.pad(rows, (self._n_cls, 0)).to(images.device)  # row 0 is CLS
-        lengths = [self._n_cls + len(index) for index in indices]
-        return self._driver(images, keep={1: rows}, attn_mask=mask_padding(lengths, images.device), stop_after=self._block).tokens
+        rows = torch.nn.functional.pad(rows, (self._n_cls, 0)).to(find_place(images))  # row 0 is CLS
+        mask = mask_padding([self._n_cls + len(index) for index in indices], find_place(images))
+        keep = rows[0] if len(rows) == 1 else rows
+        return self._driver(images, keep={1: keep}, attn_mask=mask, stop_after=self._block).tokens
+
+
+def find_place(images: Tensor) -> torch.device:
+    """Return where indices of `images` go; on the meta device numbers could not be read."""
+    return torch.device("cpu") if images.is_meta else images.device
 
 
 def mask_padding(lengths: Sequence[int], device: torch.device) -> Tensor | None:

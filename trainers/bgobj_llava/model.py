@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
-from trainers.bgobj_llava.encode import FrozenVision, SplitBatch
+from trainers.bgobj_llava.encode import FrozenVision, SplitBatch, find_place
 from trainers.bgobj_llava.fusion import FusionStack, recompute_layers
 from trainers.bgobj_llava.model_info import find_llava_problems, read_info
 from trainers.bgobj_llava.options import ModelOptions
 from trainers.bgobj_llava.prefill import PrefillState
 from trainers.bgobj_llava.prompt import IGNORED, TextIds
 from trainers.bgobj_llava.separators import add_separators, build_separators
-from trainers.bgobj_llava.sequence import GROUPS, SEPARATORS, TEXT, Encoded, Segment, Segments, SequenceRules, pad_right
+from trainers.bgobj_llava.sequence import GROUPS, TEXT, Encoded, Segment, Segments, SequenceRules
+from trainers.bgobj_llava.batches import PaddedBatch, StockRows, pad_right, write_stock_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +59,8 @@ class BgObjLlava(nn.Module):
     ) -> None:
         super().__init__()
         options = options or ModelOptions()
-        attention = str(llava.config.text_config._attn_implementation)
-        problems = [*find_llava_problems(llava), *options.find_attention_problems(attention)]
+        attention = [str(each.config._attn_implementation) for each in (llava.model.language_model, llava.model.vision_tower)]
+        problems = [*find_llava_problems(llava), *options.find_attention_problems(*attention)]
         if problems:
             raise ValueError("; ".join(problems))
         self.llava = llava.requires_grad_(False)
@@ -150,7 +151,7 @@ class BgObjLlava(nn.Module):
         self._check_splits(images, splits)
         splits = splits.cpu()
         execution = execution or (self.options.vit_train if self.training else self.options.vit_eval)
-        indices = [tuple(index.to(images.device) for index in pair) for pair in splits.indices()]
+        indices = [tuple(index.to(find_place(images)) for index in pair) for pair in splits.indices()]
         bg, obj = self._encode_features(images, splits, indices, execution)
         bg, obj = self._project(bg, "bg"), self._project(obj, "obj")
         return [
@@ -169,7 +170,7 @@ class BgObjLlava(nn.Module):
             Their tokens, (n, d).
         """
         self.check_devices(images)
-        return self._project(self._vision.encode_parts(images, [index.to(images.device)]), group)[0]
+        return self._project(self._vision.encode_parts(images, [index]), group)[0]
 
     def _check_splits(self, images: Tensor, splits: SplitBatch) -> None:
         expected = (len(images), self.info.n_patches)
@@ -186,7 +187,7 @@ class BgObjLlava(nn.Module):
             if splits.ring.any():
                 raise ValueError("mask execution cannot encode ring patches twice; use gather, or MASK.OVERLAP_RING 0")
             groups = splits.objects & ~splits.stock_order[:, None]
-            whole = self._vision.encode_groups(images, groups.long().to(images.device))
+            whole = self._vision.encode_groups(images, groups.long().to(find_place(images)))
         else:
             return self._gather_features(images, splits, indices)
         return [whole[i, bg] for i, (bg, _) in enumerate(indices)], [whole[i, obj] for i, (_, obj) in enumerate(indices)]
@@ -292,22 +293,24 @@ class BgObjLlava(nn.Module):
 
     def stock_inputs(self, images: Tensor, texts: Sequence[TextIds]) -> dict[str, Tensor]:
         """Return the arguments of Hugging Face's own forward or generate: ids (padded on the right), mask and pixels."""
-        image = torch.full((self.info.n_patches,), self.info.image_id)
-        ids = [torch.cat([text.prefix.cpu(), image, text.rest.cpu()]) for text in texts]
-        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=self.info.pad_id or 0)
-        lengths = torch.tensor([len(own) for own in ids])
-        mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
-        return {"input_ids": padded.to(self.device), "attention_mask": mask.to(self.device), "pixel_values": images}
+        rows = self._stock_rows(texts)
+        return {"input_ids": rows.ids, "attention_mask": rows.mask, "pixel_values": images}
+
+    def _stock_rows(self, texts: Sequence[TextIds]) -> StockRows:
+        return write_stock_rows(
+            texts, n_patches=self.info.n_patches, image_id=self.info.image_id, pad_id=self.info.pad_id or 0, device=self.device
+        )
 
     def forward(self, images: Tensor, splits: SplitBatch, texts: Sequence[TextIds]) -> list[Tensor]:
         """Return the scores after every row of each whole sequence, (L_i, V); with `split none`, Hugging Face's own."""
         if self.options.split == "none":
             self.check_devices(images)
             inputs = self.stock_inputs(images, texts)
-            rows = self.llava(**inputs).logits
-            return [own[: int(n)] for own, n in zip(rows, inputs["attention_mask"].sum(dim=1), strict=True)]
-        hidden, batch = self._run_batch(images, splits, texts)
-        return [self.logits(own[: int(n)]) for own, n in zip(hidden, batch.mask.sum(dim=1), strict=True)]
+            scores, mask = self.llava(**inputs).logits, inputs["attention_mask"]
+        else:
+            hidden, batch = self._run_batch(images, splits, texts)
+            scores, mask = self.logits(hidden), batch.mask
+        return [own[: int(length)] for own, length in zip(scores, mask.sum(dim=1), strict=True)]
 
     def train_losses(self, images: Tensor, splits: SplitBatch, texts: Sequence[TextIds]) -> TokenLoss:
         """Cross-entropy of the answers in one pass; scores are computed for their rows only, in fp32.
@@ -318,29 +321,22 @@ class BgObjLlava(nn.Module):
             texts: Conversations with answers.
         """
         if self.options.split == "none":
-            hidden, labels = self._run_stock(images, texts)
+            self.check_devices(images)
+            labels = self._stock_rows(texts).labels
+            hidden = self.llava.model(**self.stock_inputs(images, texts), use_cache=False).last_hidden_state
         else:
             hidden, batch = self._run_batch(images, splits, texts)
             labels = batch.labels
-        wanted = labels[:, 1:] != IGNORED
+        wanted = labels[:, 1:] != IGNORED  # each row says the token after it
         scores = self.logits(hidden[:, :-1][wanted]).float()
         total = nn.functional.cross_entropy(scores, labels[:, 1:][wanted], reduction="sum")
-        return TokenLoss(total, int(wanted.sum()))
+        return TokenLoss(total, len(scores))
 
-    def _run_batch(self, images: Tensor, splits: SplitBatch, texts: Sequence[TextIds]):
+    def _run_batch(self, images: Tensor, splits: SplitBatch, texts: Sequence[TextIds]) -> tuple[Tensor, PaddedBatch]:
         encoded = self.encode(images, splits)
         segments = [self.build_segments(image, text).whole for image, text in zip(encoded, texts, strict=True)]
         batch = pad_right(segments, [text.labels for text in texts])
         return self.run(batch.embeds, batch.positions, batch.mask, batch.fused), batch
-
-    def _run_stock(self, images: Tensor, texts: Sequence[TextIds]) -> tuple[Tensor, Tensor]:
-        self.check_devices(images)
-        inputs = self.stock_inputs(images, texts)
-        lengths = inputs["attention_mask"].sum(dim=1).tolist()
-        labels = torch.full_like(inputs["input_ids"], IGNORED)
-        for own, text, length in zip(labels, texts, lengths, strict=True):
-            own[length - len(text.labels) : length] = text.labels
-        return self.llava.model(**inputs, use_cache=False).last_hidden_state, labels
 
 
 def _last_true(columns: Tensor) -> int:

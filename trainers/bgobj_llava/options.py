@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 NODE = "TRAINER.BGOBJLLAVA"
 SPLITS = ("bgobj", "order_only", "isolate_only", "none")
@@ -99,17 +99,17 @@ class ModelOptions:
     def n_projectors(self) -> int:
         return 2 if self.projector == "separate" and self.split != "none" else 1
 
-    def find_attention_problems(self, attention: str) -> list[str]:
-        """List what an attention implementation cannot do: flash-attention takes neither a block mask nor gaps in positions."""
-        if not attention.startswith("flash"):
-            return []
-        problems = []
-        if self.reorders and self.position == "raster":
-            problems.append(f"{NODE}.POSITION is 'raster' and {NODE}.ATTN is {attention!r}; use 'sequential' or another ATTN")
-        for key, value in (("VIT_TRAIN", self.vit_train), ("VIT_EVAL", self.vit_eval)):
-            if self.isolates and value == "mask":
-                problems.append(f"{NODE}.{key} is 'mask' and {NODE}.ATTN is {attention!r}; use 'gather' or another ATTN")
-        return problems
+    def find_attention_problems(self, language: str, vision: str) -> list[str]:
+        """List what attention implementations cannot do: flash-attention takes neither gaps in positions nor a block mask.
 
-    def __str__(self) -> str:
-        return ", ".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
+        Args:
+            language: Implementation of the language model.
+            vision: Of the vision tower.
+        """
+        problems = []
+        if language.startswith("flash") and self.reorders and self.position == "raster":
+            problems.append(f"{NODE}.POSITION is 'raster' and {NODE}.ATTN is {language!r}; use 'sequential' or another ATTN")
+        for key, value in (("VIT_TRAIN", self.vit_train), ("VIT_EVAL", self.vit_eval)):
+            if vision.startswith("flash") and self.isolates and value == "mask":
+                problems.append(f"{NODE}.{key} is 'mask' and the vision tower's attention is {vision!r}; use 'gather' or sdpa")
+        return problems

@@ -7,14 +7,14 @@ stands in both, at one raster position; where the sequence keeps the stock order
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from trainers.bgobj_llava.options import ModelOptions
-from trainers.bgobj_llava.prompt import IGNORED, TextIds
+from trainers.bgobj_llava.prompt import TextIds
 
 TEXT, BACKGROUND, OBJECT, SEPARATOR = range(4)
 BG_START, BG_END, OBJ_START, OBJ_END, BG_OBJ = "bg_start", "bg_end", "obj_start", "obj_end", "bg_obj"
@@ -102,48 +102,6 @@ class Segments:
     def next_position(self) -> int:
         """Rotary position of the token after the last."""
         return int(self.s2.positions[-1]) + 1
-
-
-@dataclass(frozen=True)
-class PaddedBatch:
-    """Sequences of one batch, padded on the right.
-
-    Attributes:
-        embeds: (B, L, d).
-        positions: (B, L), int64.
-        mask: Which rows are real, (B, L), bool.
-        fused: Which rows go through the fusion layers, (B, L), bool.
-        labels: Ids of the answers, -100 elsewhere, (B, L), int64.
-    """
-
-    embeds: Tensor
-    positions: Tensor
-    mask: Tensor
-    fused: Tensor
-    labels: Tensor
-
-
-def pad_right(segments: Sequence[Segment], labels: Sequence[Tensor]) -> PaddedBatch:
-    """Collate sequences; `labels` holds those of each one's last rows, (n2,), -100 for no answer."""
-    device = segments[0].embeds.device
-    lengths = torch.tensor([len(segment) for segment in segments], device=device)
-    bypass = torch.tensor([segment.bypass for segment in segments], device=device)
-
-    def pad(rows: Iterable[Tensor], value: int = 0) -> Tensor:
-        return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
-
-    full_labels = [
-        torch.nn.functional.pad(own, (len(segment) - len(own), 0), value=IGNORED)
-        for segment, own in zip(segments, labels, strict=True)
-    ]
-    columns = torch.arange(int(max(len(segment) for segment in segments)), device=device)
-    return PaddedBatch(
-        embeds=pad(segment.embeds for segment in segments),
-        positions=pad(segment.positions for segment in segments),
-        mask=columns < lengths[:, None],
-        fused=columns < bypass[:, None],
-        labels=pad(full_labels, IGNORED).to(device),
-    )
 
 
 def longest_length(text: TextIds, n_patches: int, options: ModelOptions, n_ring: int = 0) -> int:
