@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 from datasets.base import Item, choose_few_shots, ensure_files, resolve_builtin_root, subsample_classes
 from datasets.handwritten_digits import render_digits
 from datasets.mini_scenes_generator import OBJECT_NAMES, QUESTION_TYPES, STYLES
-from datasets.mini_scenes_generator.files import GROUPS, SPLITS, Handwriting, WorldSize, render_world
+from datasets.mini_scenes_generator.files import GROUPS, Handwriting, WorldSize, render_world
 
 Record = Mapping[str, Any]  # of one scene, see mini_scenes_generator.records
 

@@ -62,9 +62,7 @@ def scene_group(
     return dict(zip(ROLES, scenes, strict=True))
 
 
-def _place_objects(
-    rng: np.random.Generator, source: SpriteSource, background: Background, size_px: int
-) -> list[Placement]:
+def _place_objects(rng: np.random.Generator, source: SpriteSource, background: Background, size_px: int) -> list[Placement]:
     colours = free_colours(background)
     placed: list[Placement] = []
     for number in range(int(rng.integers(1, 3))):

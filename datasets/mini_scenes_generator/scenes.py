@@ -59,9 +59,7 @@ def _overlaps(box: Box, others: list[Box]) -> bool:
     return any(x0 < b[2] and b[0] < x1 and y0 < b[3] and b[1] < y1 for b in others)
 
 
-def find_place(
-    rng: np.random.Generator, height: int, width: int, size_px: int, taken: list[Box]
-) -> Box | None:
+def find_place(rng: np.random.Generator, height: int, width: int, size_px: int, taken: list[Box]) -> Box | None:
     """Draw a box of a size that overlaps none of the taken ones; None if a few attempts find no place."""
     for _ in range(_PLACE_ATTEMPTS):
         x0 = int(rng.integers(2, size_px - width - 1))
@@ -118,9 +116,7 @@ def free_colours(background: Background) -> list[str]:
     return [name for name in COLOURS if name not in (background.main_colour, background.second_colour)]
 
 
-def compose_scene(
-    background: Background, placed: Sequence[Placement], rng: np.random.Generator, *, size_px: int = 96
-) -> Scene:
+def compose_scene(background: Background, placed: Sequence[Placement], rng: np.random.Generator, *, size_px: int = 96) -> Scene:
     """Paint a background and the sprites on it, and caption the result.
 
     Args:
