@@ -1,8 +1,8 @@
 """Several batches per optimizer update, whatever they weigh.
 
-A mean of batch means would count the only answer token of one batch as much as the thirty of another. A trainer that hands over
-summed losses with their weight gets the mean over the whole window instead: eight batches of one sample and two of four give the
-same gradient.
+A mean of batch means would count the only answer token of one batch as much as the thirty of another. A trainer that hands
+over summed losses with their weight gets the mean over the whole window instead: eight batches of one sample and two of four
+give the same gradient.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class WeightedLosses:
 
     Attributes:
         losses: By name; each a sum over the same units, not a mean. Their sum is minimised per unit.
-        weight: Number of units (answer tokens, caption tokens, samples), 0 or more. A tensor on the GPU costs a synchronisation.
+        weight: Number of units (answer tokens, caption tokens, samples), 0 or more. A tensor on the GPU makes the batch wait
+            for it.
     """
 
     losses: Mapping[str, Tensor]

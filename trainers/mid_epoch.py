@@ -44,6 +44,17 @@ class MidEpoch:
         trainer = self._trainer
         return Position(self.seed, trainer.epoch, self._start if trainer.epoch == trainer.start_epoch else 0)
 
+    def tidy(self) -> None:
+        """Clear away what killed saves left in the run folder; a first save without its pointer counts as none."""
+        for name in self._trainer.get_model_names():
+            folder = Path(self._trainer.output_dir, name)
+            for part in [*folder.glob(".*.part"), *folder.glob("*.tmp")]:
+                part.unlink()
+            if folder.is_dir() and not (folder / trainer_state.POINTER).exists():
+                (folder / LATEST_MODEL).unlink(missing_ok=True)
+                if not any(folder.iterdir()):
+                    folder.rmdir()
+
     def resumed(self) -> None:
         """Keep the restored random state back until the first batch that runs; call it right after resuming."""
         if self._start:

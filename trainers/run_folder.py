@@ -88,13 +88,17 @@ def _check_same_config(cfg: CfgNode, stored_file: Path) -> None:
     differing = [
         f"  {key}: stored {stored.get(key, 'absent')!r}, now {current.get(key, 'absent')!r}"
         for key in sorted(stored.keys() | current.keys())
-        if key not in FREE_ON_RESUME and not key.startswith("TEST.") and stored.get(key) != current.get(key)
+        if not _is_free(key) and stored.get(key) != current.get(key)
     ]
     if differing:
         raise ValueError(
             f"cannot continue the run of {stored_file}, its configuration differs:\n" + "\n".join(differing) +
             "\nUse the stored values, or another --output-dir for a new run."
         )
+
+
+def _is_free(key: str) -> bool:
+    return key in FREE_ON_RESUME or key.startswith("TEST.") or key.endswith(".SAVE_LATEST_PER_EPOCH")
 
 
 class RunFolder:

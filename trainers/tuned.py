@@ -256,7 +256,11 @@ class TunedTrainer(TrainerX):
             self.update_lr()
 
     def _step(self, names: Sequence[str] | None) -> None:
-        self._gradient_guard.observe()
+        try:
+            self._gradient_guard.observe()
+        except RuntimeError:
+            self._check_losses()  # a loss of 0 is the better reason for gradients of 0
+            raise
         if self._weight is not None:
             self._weights.average(self.adapt.parameters())
         if self.scaler is not None:
@@ -294,6 +298,8 @@ class TunedTrainer(TrainerX):
 
     def resume_model_if_exist(self, directory: str) -> int:
         """Continue from the latest state below `directory`, inside an epoch if there is one; return the finished epochs."""
+        if self.mid_epoch is not None:
+            self.mid_epoch.tidy()
         finished = super().resume_model_if_exist(directory)
         if self.mid_epoch is not None:
             self.mid_epoch.resumed()
