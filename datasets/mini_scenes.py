@@ -16,6 +16,7 @@ from PIL import Image
 from yacs.config import CfgNode
 
 from datasets.base import Item, choose_few_shots, ensure_files, resolve_builtin_root, subsample_classes
+from datasets.handwritten_digits import RECIPE as DIGITS
 from datasets.handwritten_digits import render_digits
 from datasets.mini_scenes_generator import OBJECT_NAMES, QUESTION_TYPES, STYLES
 from datasets.mini_scenes_generator.files import GROUPS, Handwriting, WorldSize, render_world
@@ -49,7 +50,7 @@ class MiniScenes(DatasetBase):
         check_keys(cfg.DATASET)
         size, (self._names, list_items) = cfg.DATASET.MINI_SIZE, VIEWS[cfg.DATASET.MINI_VIEW]
         folder = resolve_builtin_root(cfg.DATASET.ROOT, type(self).__name__) / self.dataset_dir / size
-        ensure_files(folder, SIZES[size].recipe, lambda: render_world(SIZES[size], read_handwriting()))
+        ensure_files(folder, recipe_of(SIZES[size]), lambda: render_world(SIZES[size], read_handwriting()))
         train, val, test = (
             [item for record in read_records(folder, part) for item in list_items(folder, record)]
             for part in ("train", "val", cfg.DATASET.MINI_TEST)
@@ -88,6 +89,11 @@ def check_keys(settings: CfgNode) -> None:
     ]
     if problems:
         raise ValueError(f"MiniScenes: {'; '.join(problems)}")
+
+
+def recipe_of(size: WorldSize) -> dict[str, int | str]:
+    """Everything that decides the files: the generator's code, the sizes, and how the digits are made."""
+    return {**size.recipe, "digits": json.dumps(DIGITS, sort_keys=True)}
 
 
 def read_handwriting() -> Handwriting:

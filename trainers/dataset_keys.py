@@ -20,7 +20,7 @@ def add_dataset_keys(node: CfgNode) -> None:
     node.FOLD = -1  # of Abstract and ArtPhoto: 0-4 is the test fold of five; -1 = no folds, seeded 80/20
     node.WITH_NEUTRAL = False  # keep Emotion6's seventh vote as a class of the distribution
     node.MINI_SIZE = "full"  # of MiniScenes: full (6,000 / 600 / 1,200 scenes, 300 groups) | small (600/100/200, 50)
-    node.MINI_VIEW = "classes"  # an item of MiniScenes: classes (by largest object) | styles | captions | questions (one each)
+    node.MINI_VIEW = "classes"  # an item of MiniScenes: classes (by largest object) | styles | captions | questions
     node.MINI_TEST = "test"  # what MiniScenes tests on: test | groups (scenes on one background, for a background cache)
     _add_vqa_keys(node)
 

@@ -4,8 +4,9 @@ Everything is drawn from a seeded ``numpy.random.Generator``: equal seeds give e
 library versions. Nothing here reads a file of pictures; handwriting enters only as sprites that a caller hands in.
 """
 
-from .backgrounds import COLOURS, STYLES, Background, draw_background, random_background
+from .backgrounds import COLOURS, STYLES, Background, background_of_split, draw_background, random_background
 from .captions import caption_scene, object_phrase
+from .groups import ROLES, scene_group
 from .questions import QUESTION_TYPES, SceneQuestion, scene_questions
 from .scenes import Scene, SceneObject, SpriteSource, generate_scene
 from .sentences import SceneSentence, background_sentence, names_style, object_sentence
@@ -19,6 +20,7 @@ __all__ = [
     "NUMERALS",
     "OBJECT_NAMES",
     "QUESTION_TYPES",
+    "ROLES",
     "SHAPES",
     "STYLES",
     "Background",
@@ -30,6 +32,7 @@ __all__ = [
     "SpriteSource",
     "WorldScene",
     "all_words",
+    "background_of_split",
     "background_sentence",
     "caption_scene",
     "draw_background",
@@ -42,6 +45,7 @@ __all__ = [
     "printed_sprite",
     "random_background",
     "random_sprite",
+    "scene_group",
     "scene_questions",
     "split_words",
     "training_scene",

@@ -104,8 +104,14 @@ def test_truncated_file_is_noticed_and_rebuilt(name: str, root: Path, folder: Pa
 
 def test_other_code_or_other_sizes_make_the_files_anew(root: Path, folder: Path) -> None:
     recipe = json.loads((folder / "manifest.json").read_text("utf-8"))["recipe"]
-    assert recipe == TINY.recipe
-    assert len({json.dumps(size.recipe) for size in (TINY, WorldSize(60, 12, 24, 11), WorldSize(60, 12, 24, 12, 48))}) == 3
+    assert recipe == mini_scenes.recipe_of(TINY) and {"code", "digits", "train", "groups", "size_px"} <= set(recipe)
+    others = (TINY, WorldSize(60, 12, 24, 11), WorldSize(60, 12, 24, 12, 48))
+    assert len({json.dumps(mini_scenes.recipe_of(size)) for size in others}) == 3
+    before, manifest = hashes(root), folder / "manifest.json"
+    stale = manifest.read_text("utf-8").replace(recipe["code"], "0" * 16)
+    manifest.write_text(stale, "utf-8")
+    MiniScenes(config(root))
+    assert hashes(root) == before
 
 
 def test_unwritable_root_is_an_error_naming_key_and_path(tmp_path: Path) -> None:
