@@ -69,17 +69,19 @@ class StockRows:
     mask: Tensor
     labels: Tensor
 
+    def to(self, device: torch.device) -> StockRows:
+        return StockRows(self.ids.to(device), self.mask.to(device), self.labels.to(device))
+
 
 def write_stock_rows(
-    texts: Sequence[TextIds], *, n_patches: int, image_id: int, pad_id: int, device: torch.device
+    texts: Sequence[TextIds], *, n_patches: int, image_id: int, pad_id: int, padding: str = "right"
 ) -> StockRows:
-    """Collate conversations about one image each, padded on the right."""
+    """Collate conversations about one image each, padded on the `right` or `left`."""
     image = torch.full((n_patches,), image_id)
     ids = [torch.cat([text.prefix, image, text.rest]) for text in texts]
     labels = [torch.cat([torch.full((len(text.prefix) + n_patches,), IGNORED), text.labels]) for text in texts]
-    columns = {
-        "ids": pad_sequence(ids, batch_first=True, padding_value=pad_id),
-        "mask": pad_sequence([torch.ones_like(own) for own in ids], batch_first=True),
-        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
-    }
-    return StockRows(**{name: column.to(device) for name, column in columns.items()})
+
+    def pad(rows: list[Tensor], value: int) -> Tensor:
+        return pad_sequence(rows, batch_first=True, padding_value=value, padding_side=padding)
+
+    return StockRows(pad(ids, pad_id), pad([torch.ones_like(own) for own in ids], 0), pad(labels, IGNORED))

@@ -54,10 +54,28 @@ class SplitBatch:
     def cpu(self) -> SplitBatch:
         return SplitBatch(self.objects.cpu(), self.ring.cpu(), self.stock_order.cpu())
 
-    def indices(self) -> list[tuple[Tensor, Tensor]]:
-        """Return the raster numbers of background and object patches of each image; ring patches are in both."""
-        background, objects = ~self.objects, self.objects | self.ring
-        return [(bg.nonzero().flatten(), obj.nonzero().flatten()) for bg, obj in zip(background, objects, strict=True)]
+    def indices(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the raster numbers of the background and of the object patches of each image; ring patches are in both."""
+        groups = ~self.objects, self.objects | self.ring
+        bg, obj = ([row.nonzero().flatten() for row in group] for group in groups)
+        return bg, obj
+
+
+@dataclass(frozen=True, eq=False)
+class SplitFeatures:
+    """Features of B images before the projector.
+
+    Attributes:
+        bg: Of the background patches of each image, (n_b, d_v).
+        obj: Of its object patches, (n_o, d_v).
+        bg_index: Their raster numbers, ascending, (n_b,), int64.
+        obj_index: Likewise, (n_o,), int64.
+    """
+
+    bg: list[Tensor]
+    obj: list[Tensor]
+    bg_index: list[Tensor]
+    obj_index: list[Tensor]
 
 
 class FrozenVision:
@@ -74,6 +92,43 @@ class FrozenVision:
         self._config = tower.config
         self._block = feature_block
         self._n_cls = 1 if own_cls else 0
+
+    def encode_split(self, images: Tensor, splits: SplitBatch, execution: str) -> SplitFeatures:
+        """Encode background and objects of each image.
+
+        Args:
+            images: Normalised RGB, (B, 3, S, S).
+            splits: Their object patches.
+            execution: `mask`: one pass with a block mask; `gather`: one pass per group; `whole`: patches see all others.
+
+        Raises:
+            ValueError: If mask execution is to encode ring patches, which it cannot do twice.
+        """
+        splits, place = splits.cpu(), find_place(images)
+        bg_index, obj_index = ([index.to(place) for index in group] for group in splits.indices())
+        if execution == "gather":
+            return self._gather(images, splits.stock_order.nonzero().flatten().tolist(), bg_index, obj_index)
+        if execution == "mask":
+            if splits.ring.any():
+                raise ValueError("mask execution cannot encode ring patches twice; use gather, or MASK.OVERLAP_RING 0")
+            groups = splits.objects & ~splits.stock_order[:, None]  # an image that stays whole is one group
+            features = self.encode_groups(images, groups.long().to(place))
+        else:
+            features = self.encode_whole(images)
+        bg, obj = ([rows[index] for rows, index in zip(features, group, strict=True)] for group in (bg_index, obj_index))
+        return SplitFeatures(bg, obj, bg_index, obj_index)
+
+    def _gather(
+        self, images: Tensor, stock: Sequence[int], bg_index: list[Tensor], obj_index: list[Tensor]
+    ) -> SplitFeatures:
+        """One pass per group, and one for the images that stay whole."""
+        bg, obj = (
+            self.encode_parts(images, [index[:0] if i in stock else index for i, index in enumerate(group)])
+            for group in (bg_index, obj_index)
+        )
+        for number, rows in zip(stock, self.encode_whole(images[stock]) if stock else (), strict=True):
+            bg[number], obj[number] = rows[bg_index[number]], rows[obj_index[number]]
+        return SplitFeatures(bg, obj, bg_index, obj_index)
 
     @torch.no_grad()
     def encode_whole(self, images: Tensor) -> Tensor:

@@ -8,22 +8,22 @@ and values of it can be used again. The LLaVA is held by reference and driven fr
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
-from trainers.bgobj_llava.encode import FrozenVision, SplitBatch, find_place
+from trainers.bgobj_llava.batches import PaddedBatch, StockRows, pad_right, write_stock_rows
+from trainers.bgobj_llava.encode import FrozenVision, SplitBatch
 from trainers.bgobj_llava.fusion import FusionStack, recompute_layers
 from trainers.bgobj_llava.model_info import find_llava_problems, read_info
-from trainers.bgobj_llava.options import ModelOptions
+from trainers.bgobj_llava.options import NODE, ModelOptions
 from trainers.bgobj_llava.prefill import PrefillState
 from trainers.bgobj_llava.prompt import IGNORED, TextIds
 from trainers.bgobj_llava.separators import add_separators, build_separators
 from trainers.bgobj_llava.sequence import GROUPS, TEXT, Encoded, Segment, Segments, SequenceRules
-from trainers.bgobj_llava.batches import PaddedBatch, StockRows, pad_right, write_stock_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class BgObjLlava(nn.Module):
             raise ValueError("; ".join(problems))
         self.llava = llava.requires_grad_(False)
         self.options = options
-        self.visible = GROUPS
+        self._visible = GROUPS
         embedding = llava.get_input_embeddings()
         self.tokenizer, ids = add_separators(tokenizer, options.separators, embedding.num_embeddings)
         self.info = read_info(llava, self.tokenizer, separator_ids=ids, n_fusion_layers=options.n_fusion)
@@ -104,6 +104,18 @@ class BgObjLlava(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.llava.get_input_embeddings().weight.device
+
+    @property
+    def visible(self) -> frozenset[str]:
+        """Groups whose tokens the language model gets: `bg` and `obj`, or less as a control."""
+        return self._visible
+
+    @visible.setter
+    def visible(self, groups: Iterable[str]) -> None:
+        groups = frozenset(groups)
+        if not groups <= GROUPS or (self.options.split == "none" and groups != GROUPS):
+            raise ValueError(f"visible is {sorted(groups)}; expected some of {sorted(GROUPS)}, with {NODE}.SPLIT 'none' all")
+        self._visible = groups
 
     @property
     def suppressed_ids(self) -> tuple[int, ...]:
@@ -148,15 +160,14 @@ class BgObjLlava(nn.Module):
             ValueError: If masks have a wrong length, a tensor is on another device, or mask execution meets a ring.
         """
         self.check_devices(images)
-        self._check_splits(images, splits)
-        splits = splits.cpu()
+        expected = (len(images), self.info.n_patches)
+        if tuple(splits.objects.shape) != expected:
+            raise ValueError(f"object masks have shape {tuple(splits.objects.shape)}; expected {expected}, one per patch")
         execution = execution or (self.options.vit_train if self.training else self.options.vit_eval)
-        indices = [tuple(index.to(find_place(images)) for index in pair) for pair in splits.indices()]
-        bg, obj = self._encode_features(images, splits, indices, execution)
-        bg, obj = self._project(bg, "bg"), self._project(obj, "obj")
-        return [
-            Encoded(bg[i], obj[i], *indices[i], stock_order=bool(splits.stock_order[i])) for i in range(len(images))
-        ]
+        features = self._vision.encode_split(images, splits, execution if self.options.isolates else "whole")
+        bg, obj = self._project(features.bg, "bg"), self._project(features.obj, "obj")
+        stock = splits.stock_order.tolist()
+        return [Encoded(*image) for image in zip(bg, obj, features.bg_index, features.obj_index, stock, strict=True)]
 
     def encode_group(self, images: Tensor, index: Tensor, group: str) -> Tensor:
         """Encode some patches of one image alone, as gather execution does.
@@ -171,37 +182,6 @@ class BgObjLlava(nn.Module):
         """
         self.check_devices(images)
         return self._project(self._vision.encode_parts(images, [index]), group)[0]
-
-    def _check_splits(self, images: Tensor, splits: SplitBatch) -> None:
-        expected = (len(images), self.info.n_patches)
-        if tuple(splits.objects.shape) != expected:
-            raise ValueError(f"object masks have shape {tuple(splits.objects.shape)}; expected {expected}, one per patch")
-
-    def _encode_features(
-        self, images: Tensor, splits: SplitBatch, indices: Sequence[tuple[Tensor, Tensor]], execution: str
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Features of the background and of the objects of each image, (n_b, d_v) and (n_o, d_v)."""
-        if not self.options.isolates:
-            whole = self._vision.encode_whole(images)
-        elif execution == "mask":
-            if splits.ring.any():
-                raise ValueError("mask execution cannot encode ring patches twice; use gather, or MASK.OVERLAP_RING 0")
-            groups = splits.objects & ~splits.stock_order[:, None]
-            whole = self._vision.encode_groups(images, groups.long().to(find_place(images)))
-        else:
-            return self._gather_features(images, splits, indices)
-        return [whole[i, bg] for i, (bg, _) in enumerate(indices)], [whole[i, obj] for i, (_, obj) in enumerate(indices)]
-
-    def _gather_features(
-        self, images: Tensor, splits: SplitBatch, indices: Sequence[tuple[Tensor, Tensor]]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        nothing = indices[0][0][:0]
-        apart = [(nothing, nothing) if whole else pair for pair, whole in zip(indices, splits.stock_order, strict=True)]
-        bg, obj = (self._vision.encode_parts(images, list(group)) for group in zip(*apart, strict=True))
-        stock = splits.stock_order.nonzero().flatten().tolist()
-        for number, features in zip(stock, self._vision.encode_whole(images[stock]) if stock else (), strict=True):
-            bg[number], obj[number] = (features[index] for index in indices[number])
-        return bg, obj
 
     def _project(self, features: Sequence[Tensor], group: str) -> list[Tensor]:
         own = {"bg": self.projector_bg, "obj": self.projector_obj}[group]
@@ -291,15 +271,16 @@ class BgObjLlava(nn.Module):
 
     # -- whole passes ---------------------------------------------------------------------------------------------------
 
-    def stock_inputs(self, images: Tensor, texts: Sequence[TextIds]) -> dict[str, Tensor]:
-        """Return the arguments of Hugging Face's own forward or generate: ids (padded on the right), mask and pixels."""
-        rows = self._stock_rows(texts)
+    def stock_inputs(self, images: Tensor, texts: Sequence[TextIds], *, padding: str = "right") -> dict[str, Tensor]:
+        """Return the arguments of Hugging Face's own forward, or, with padding on the `left`, generate: ids, mask, pixels."""
+        rows = self._stock_rows(texts, padding)
         return {"input_ids": rows.ids, "attention_mask": rows.mask, "pixel_values": images}
 
-    def _stock_rows(self, texts: Sequence[TextIds]) -> StockRows:
-        return write_stock_rows(
-            texts, n_patches=self.info.n_patches, image_id=self.info.image_id, pad_id=self.info.pad_id or 0, device=self.device
-        )
+    def _stock_rows(self, texts: Sequence[TextIds], padding: str = "right") -> StockRows:
+        info = self.info
+        pad_id = 0 if info.pad_id is None else info.pad_id
+        rows = write_stock_rows(texts, n_patches=info.n_patches, image_id=info.image_id, pad_id=pad_id, padding=padding)
+        return rows.to(self.device)
 
     def forward(self, images: Tensor, splits: SplitBatch, texts: Sequence[TextIds]) -> list[Tensor]:
         """Return the scores after every row of each whole sequence, (L_i, V); with `split none`, Hugging Face's own."""
