@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from yacs.config import CfgNode
 
-from trainers.schedules import build_schedule, factor_of, resolve_schedule
+from trainers.schedules import build_schedule, factor_of, resolve_schedule, warmup_epochs_of
 
 
 def trace(name: str, *, epochs: int, warmup: int, rates: tuple[float, ...] = (1.0,), steps: int = 1) -> list[list[float]]:
@@ -102,3 +103,16 @@ def test_dassl_schedule_is_dassls_own(make_trainer) -> None:
     assert type(trainer.sched).__name__ == "CosineAnnealingLR"
     trainer.train()
     assert trainer.get_current_lr() == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "step", "epochs", "expected"),
+    [(0.03, "update", 2, 0.06), (0.5, "update", 3, 1.5), (0.03, "epoch", 2, 0), (0.5, "epoch", 4, 2), (0.9, "epoch", 2, 1)],
+)
+def test_warm_up_may_be_a_share_of_the_run(ratio: float, step: str, epochs: int, expected: float) -> None:
+    node = CfgNode({"WARMUP_RATIO": ratio, "SCHEDULER_STEP": step})
+    assert warmup_epochs_of(node, epochs) == pytest.approx(expected)
+
+
+def test_a_node_with_warm_up_epochs_is_read_as_before() -> None:
+    assert warmup_epochs_of(CfgNode({"WARMUP_EPOCHS": 3, "SCHEDULER_STEP": "epoch"}), 8) == 3
