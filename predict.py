@@ -1,11 +1,14 @@
-"""Use a trained run: images in, one row of predictions per image out.
+"""Use a trained run: images in, one row of predictions per image out; of a run that answers questions, one answer per row.
 
     python predict.py --model-dir output/first --input photos --output photos.csv
     python predict.py --model-dir output/first --calibrate
+    python predict.py --model-dir output/vqa --input photos --question "How many people are there?" --output answers.jsonl
+    python predict.py --model-dir output/vqa --input questions.jsonl --output answers.jsonl
 
 The run's configuration, class names and weights are read from its folder; its training data are not needed. A folder is
-searched to the bottom. An image that cannot be read gets a row whose `error` says why. Beside the output, FILE.json holds what
-is the same for all rows. Exit code: 0, or 1 if images could not be read, or 2 if nothing was predicted.
+searched to the bottom; a table (.jsonl, .csv) has `image`, `question` and perhaps `boxes` per row. An image that cannot be read
+gets a row whose `error` says why. Beside the output, FILE.json holds what is the same for all rows. Exit code: 0, or 1 if rows
+failed, or 2 if nothing was predicted.
 """
 import argparse
 import contextlib
@@ -19,6 +22,10 @@ from typing import TYPE_CHECKING
 import train
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trainers.prediction.answers import AnswerTally
+    from trainers.prediction.rows import Tally
     from trainers.prediction.run import TrainedRun
 
 
@@ -28,7 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
                                      allow_abbrev=False)  # fmt: skip
     add = parser.add_argument
     add("--model-dir", metavar="RUN", required=True, help="run folder of a training (its --output-dir)")
-    add("--input", metavar="PATH", nargs="+", help="image files and folders")
+    add("--input", metavar="PATH", nargs="+", help="image files and folders; for questions also tables")
+    add("--question", metavar="TEXT", help="what to ask of every image; for runs that answer questions")
     add("--output", metavar="FILE", help="file to write, .csv or .jsonl; an older one is replaced")
     add("--calibrate", action="store_true", help="instead of predicting: fit the temperature of a supervised run's confidences "
         "on its validation images (give DATASET.ROOT if they have moved); later predictions use it")  # fmt: skip
@@ -47,7 +55,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = build_parser()
     args = parser.parse_args(argv)
     train.check_pairs(parser, args.opts)
-    if args.calibrate == bool(args.input or args.output) or bool(args.input) != bool(args.output):
+    if args.calibrate == bool(args.input or args.output or args.question) or bool(args.input) != bool(args.output):
         parser.error("expected --input and --output, or --calibrate without them")
     key = next((word for word in args.input or () if train.CONFIG_KEY.fullmatch(word) and not os.path.exists(word)), None)
     if key:
@@ -72,28 +80,62 @@ def read_run(args: argparse.Namespace) -> "TrainedRun":
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Write the predictions; returns the number of images that could not be read.
+    """Write the predictions; returns the number of rows that failed.
 
     Raises:
         ValueError, OSError: With a message for the user; the output is then as it was before.
     """
+    from trainers.prediction.files import check_output
+
+    output, run = check_output(args.output), read_run(args)
+    if run.answers_questions:
+        return answer(args, run, output)
+    if args.question is not None:
+        raise ValueError(f"--question: {run.cfg.TRAINER.NAME} classifies images and takes no question")
+    return classify(args, run, output)
+
+
+def classify(args: argparse.Namespace, run: "TrainedRun", output: "Path") -> int:
+    """Write the rows of a classifier, or of another trainer that needs images only."""
     from trainers.prediction.calibration import read_temperature
-    from trainers.prediction.files import check_output, find_images, write_facts, write_rows
+    from trainers.prediction.files import find_images, write_rows
     from trainers.prediction.rows import Tally, describe_prediction, predict_images
     from trainers.prediction.run import load_trainer
 
-    started = time.perf_counter()
-    output, found, run = check_output(args.output), find_images(args.input), read_run(args)
+    started, found = time.perf_counter(), find_images(args.input)
     with contextlib.redirect_stdout(sys.stderr):  # the engine's lines; ours is the last one
         trainer, checkpoint = load_trainer(run, args.load_epoch)
         temperature, tally = read_temperature(run, trainer, checkpoint), Tally()
         rows = predict_images(trainer, found.paths, run.classes, top_k=args.top_k, temperature=temperature)
         write_rows(output, tally.count(rows))
     facts = describe_prediction(trainer, run, checkpoint, temperature) | dataclasses.asdict(tally)
+    return conclude(output, facts, tally, found.others, trainer, started)
+
+
+def answer(args: argparse.Namespace, run: "TrainedRun", output: "Path") -> int:
+    """Write the rows of a trainer that answers questions."""
+    from trainers.prediction.answers import AnswerTally, answer_questions, describe_answers
+    from trainers.prediction.files import write_rows
+    from trainers.prediction.questions import find_questions
+    from trainers.prediction.run import load_trainer
+
+    started, found = time.perf_counter(), find_questions(args.input, args.question)
+    with contextlib.redirect_stdout(sys.stderr):
+        trainer, checkpoint = load_trainer(run, args.load_epoch)
+        tally = AnswerTally()
+        write_rows(output, tally.count(answer_questions(trainer, found.asked)))
+    facts = describe_answers(trainer, run, checkpoint) | dataclasses.asdict(tally)
+    return conclude(output, facts, tally, found.others, trainer, started)
+
+
+def conclude(output: "Path", facts: dict, tally: "Tally | AnswerTally", others: list, trainer: object, started: float) -> int:
+    """Write what holds for all rows and one line for the user; returns the number of rows that failed."""
+    from trainers.prediction.files import write_facts
+
     write_facts(output.with_name(f"{output.name}.json"), facts)
-    others = f", {len(found.others)} other files passed over" if found.others else ""
+    passed_over = f", {len(others)} other files passed over" if others else ""
     sys.stdout.write(
-        f"{output}: {tally}{others}; {run.cfg.TRAINER.NAME}, {checkpoint or 'nothing trained'}, {trainer.device}, "
+        f"{output}: {tally}{passed_over}; {facts['trainer']}, {facts['checkpoint'] or 'nothing trained'}, {trainer.device}, "
         f"{time.perf_counter() - started:.1f} s\n"
     )
     return tally.failed
@@ -110,6 +152,8 @@ def calibrate(args: argparse.Namespace) -> int:
     from trainers.prediction.run import load_trainer
 
     run = read_run(args)
+    if run.answers_questions:
+        raise ValueError(f"--calibrate: {run.cfg.TRAINER.NAME} answers questions; it has no confidences of classes")
     with contextlib.redirect_stdout(sys.stderr):
         trainer, checkpoint = load_trainer(run, args.load_epoch, with_data=True)
         fitted = fit_temperature(run, trainer)

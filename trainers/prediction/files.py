@@ -88,8 +88,7 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
     Args:
         path: Ends in .csv or .jsonl.
-        rows: With the same keys, but for rows of failed images, which have `path` and `error` only. `error` is "" elsewhere
-            and the last column.
+        rows: With the same keys, but for failed rows, which have some of them. `error` is "" elsewhere and the last column.
     """
     # A file name that is no valid text is written with escapes: the output stays UTF-8.
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="", errors="backslashreplace") as file:
@@ -116,7 +115,8 @@ def _write_csv(file: TextIO, rows: Iterable[dict[str, Any]]) -> None:
             writer.writerows(waiting)
             waiting.clear()
     if waiting:
-        writer = csv.DictWriter(file, ["path", "error"], lineterminator="\n")
+        columns = dict.fromkeys(name for row in waiting for name in row)
+        writer = csv.DictWriter(file, sorted(columns, key=lambda name: name == "error"), restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(waiting)
 

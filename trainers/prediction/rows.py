@@ -78,7 +78,8 @@ def predict_images(
     """
     make_rows = getattr(trainer, "predict_rows", None) or ClassRows(trainer, classes, top_k=top_k, temperature=temperature)
     # disable=None: a bar on terminals only.
-    for batch, unreadable in tqdm(_load(trainer, paths), desc="predict", leave=False, disable=None):
+    items = [Datum(impath=path, label=-1) for path in paths]
+    for batch, unreadable in tqdm(load_rows(trainer, items), desc="predict", leave=False, disable=None):
         rows = {image.index: {"path": paths[image.index], "error": image.reason} for image in unreadable}
         if batch is not None:
             for index, row in zip(batch["index"].tolist(), make_rows(batch), strict=True):
@@ -86,10 +87,9 @@ def predict_images(
         yield from (rows[index] for index in sorted(rows))
 
 
-def _load(trainer: Any, paths: Sequence[str]) -> DataLoader:
+def load_rows(trainer: Any, items: Sequence[Datum]) -> DataLoader:
     """Return a loader of (batch, unreadable images), with the views of the trainer's test loader."""
     cfg, test = trainer.cfg, trainer.test_loader
-    items = [Datum(impath=path, label=-1) for path in paths]
     views = type(test.dataset)(cfg, items, transform=test.dataset.transform)
     return DataLoader(
         ReadableRows(views),

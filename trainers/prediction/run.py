@@ -21,8 +21,10 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from yacs.config import CfgNode
 
+from trainers.adapters import find_adapter
 from trainers.config import add_trainer_configs
 from trainers.config_merge import Setting, merge_settings, read_yaml
+from trainers.prediction.questions import UNKNOWN, QuestionItem
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +41,19 @@ class TrainedRun:
         cfg: Its configuration, made fit for prediction, frozen.
         classes: Class names in label order.
         data_hash: Of the data it learned from, as in run.json.
+        trained: Whether it was a training; otherwise there may be nothing to load.
     """
 
     path: Path
     cfg: CfgNode
     classes: tuple[str, ...]
     data_hash: str | None
+    trained: bool = True
+
+    @property
+    def answers_questions(self) -> bool:
+        """Whether its trainer answers questions about images; others classify them."""
+        return getattr(TRAINER_REGISTRY.get(self.cfg.TRAINER.NAME), "answers_questions", False)
 
 
 def read_run(
@@ -72,7 +81,7 @@ def read_run(
     _fit_for_prediction(cfg, path, device)
     _fit_precision(cfg, full_precision=full_precision)
     cfg.freeze()
-    return TrainedRun(path, cfg, tuple(data["classes"]), data.get("hash"))
+    return TrainedRun(path, cfg, tuple(data["classes"]), data.get("hash"), record.get("mode", "train") == "train")
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -136,9 +145,11 @@ class RunClasses(DatasetBase):
 
     names: tuple[str, ...] = ()
     placeholder = ""  # an existing file: loaders insist on an item, which is never read
+    asks = False  # whether items are questions
 
     def __init__(self, cfg: CfgNode) -> None:
-        items = [Datum(impath=self.placeholder, label=-1)]
+        said = {"question": "yes?", "answers": '["yes"]', "boxes": "[]"}
+        items = [QuestionItem(self.placeholder, UNKNOWN | said) if self.asks else Datum(impath=self.placeholder, label=-1)]
         super().__init__(train_x=items, test=items)
 
     @property
@@ -159,7 +170,7 @@ def _classes_in_place_of_data(run: TrainedRun) -> Iterator[None]:
     """Let the run's data set name mean `RunClasses`; trainers also find their texts by that name, so it has to stay."""
     name = run.cfg.DATASET.NAME
     original = DATASET_REGISTRY.get(name) if name in DATASET_REGISTRY.registered_names() else None
-    facts = {"names": run.classes, "placeholder": str(run.path / "config.yaml")}
+    facts = {"names": run.classes, "placeholder": str(run.path / "config.yaml"), "asks": run.answers_questions}
     DATASET_REGISTRY.register(type(name, (RunClasses,), facts), force=True)
     try:
         yield
@@ -193,6 +204,8 @@ def load_trainer(run: TrainedRun, epoch: int | None = None, *, with_data: bool =
         if epoch is not None:
             raise ValueError(f"--load-epoch {epoch}, but {run.cfg.TRAINER.NAME} trains nothing and has no checkpoint")
         return trainer, None
+    if run.answers_questions:
+        return trainer, _load_adapter(run, trainer, epoch)
     best = all((run.path / name / BEST_MODEL).is_file() for name in names)
     if epoch is None and not best:
         epoch = _last_epoch(run.path, names)
@@ -204,6 +217,16 @@ def load_trainer(run: TrainedRun, epoch: int | None = None, *, with_data: bool =
             f"({', '.join(run.classes[:5])}{', ...' if len(run.classes) > 5 else ''}): {error}"
         ) from error
     return trainer, BEST_MODEL if epoch is None else f"model.pth.tar-{epoch}"
+
+
+def _load_adapter(run: TrainedRun, trainer: Any, epoch: int | None) -> str | None:
+    """Load what a language system stored; returns its place below the run, None for a run that trained nothing."""
+    if not run.trained and epoch is None and not getattr(trainer, "needs_checkpoint", True):
+        logger.warning("Note: the run of %s trained nothing; %s answers as it is", run.path, run.cfg.MODEL.BACKBONE.NAME)
+        return None
+    folder = find_adapter(run.path, epoch)
+    trainer.load_model(str(run.path), epoch=epoch)
+    return folder.relative_to(run.path).as_posix()
 
 
 def _last_epoch(path: Path, names: Sequence[str]) -> int:
