@@ -125,7 +125,9 @@ def _find_images(records: Iterable[Record], find: ImageFinder, faults: Faults) -
 
 def _corrupt(parts: Mapping[str, Sequence[Asked]], faults: Faults) -> Callable[[Asked], bool]:
     """Decode every image once and return which questions have one that cannot be read."""
-    broken = find_broken(path for rows in parts.values() for path, _ in rows)
+    paths = {path: None for rows in parts.values() for path, _ in rows}
+    logger.info("Reading %s images, to find those that are corrupt", f"{len(paths):,}")
+    broken = find_broken(paths)
     for path, record in (row for rows in parts.values() for row in rows):
         if path in broken:
             faults.add("corrupt image", f"{record.origin}: {path.name}, {broken[path]}")

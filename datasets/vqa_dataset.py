@@ -127,18 +127,18 @@ class VQADataset(DatasetBase):
     @classmethod
     def _check_keys(cls, cfg: CfgNode) -> None:
         """Refuse values that are impossible or that questions have no use for."""
-        node = cfg.DATASET
+        node, own = cfg.DATASET, cfg.DATASET.VQA
         problems = [
-            f"DATASET.VQA.{key} is {node.VQA[key]!r}; expected one of {', '.join(words)}"
+            f"DATASET.VQA.{key} is {own[key]!r}; expected one of {', '.join(words)}"
             for key, words in CHOICES.items()
-            if node.VQA[key] not in words
+            if own[key] not in words
         ]
         problems += [
             f"DATASET.{key} is {node[key]!r}; expected {values[0]!r}: data sets of questions do not read it"
             for key, values in IDLE.items()
             if node[key] not in values
         ]
-        if not 0 < node.VAL_PERCENT < 1 and node.VQA.MISSING_TEST == "hold_out":
+        if not 0 < node.VAL_PERCENT < 1 and own.MISSING_TEST == "hold_out":
             problems.append(f"DATASET.VAL_PERCENT is {node.VAL_PERCENT}; expected a share in (0, 1) for VQA.MISSING_TEST hold_out")
         if problems:
             raise ValueError(f"data set {cls.__name__}: " + "; ".join(problems))
@@ -185,9 +185,8 @@ def complete_parts(parts: Mapping[str, list[Asked]], cfg: CfgNode) -> tuple[dict
         ValueError: If there is nothing to test on.
     """
     train, val, test = (parts.get(part) for part in PARTS)
-    settings = cfg.DATASET
-    kind = "given"
-    if test is None and settings.VQA.MISSING_TEST == "hold_out" and train:
+    settings, kind = cfg.DATASET, "given"
+    if test is None and cfg.DATASET.VQA.MISSING_TEST == "hold_out" and train:
         train, held = hold_out(train, settings.VAL_PERCENT, settings.SPLIT_SEED)
         val, test, kind = (held, val, "hold_out") if val else (None, held, "hold_out")
     elif test is None and val is None:
