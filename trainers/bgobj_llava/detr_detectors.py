@@ -6,12 +6,13 @@ RT-DETR: https://arxiv.org/abs/2304.08069, D-FINE: https://arxiv.org/abs/2410.13
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, try_to_load_from_cache
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
 from transformers.utils import cached_file
@@ -37,18 +38,19 @@ class DetrDetector:
 
     def __init__(self, options: DetectorOptions, *, device: str = "cpu") -> None:
         self.conf, self.device = options.conf, device
-        config = load_locally(AutoConfig.from_pretrained, options.weights)
+        load = partial(_load, weights=options.weights, source=resolve_weights(options.weights))
+        config = load(AutoConfig.from_pretrained)
         expected = MODEL_TYPES[options.backend]
         if config.model_type not in expected:
             raise ValueError(f"{NODE}.WEIGHTS {options.weights} holds a model of type {config.model_type}; "
                              f"{NODE}.BACKEND {options.backend} expects {' or '.join(expected)}")
         size = {"height": options.imgsz, "width": options.imgsz}
-        self.processor = load_locally(AutoImageProcessor.from_pretrained, options.weights, size=size)
-        model = load_locally(AutoModelForObjectDetection.from_pretrained, options.weights, use_safetensors=True)
+        self.processor = load(AutoImageProcessor.from_pretrained, size=size)
+        model = load(AutoModelForObjectDetection.from_pretrained, use_safetensors=True)
         self.model = model.eval().requires_grad_(False).to(device)
         self.names: dict[int, str] = self.model.config.id2label
         check_classes(options.classes, list(self.names.values()))
-        self.weights_sha256 = hash_file(load_locally(cached_file, options.weights, filename=WEIGHTS_FILE))
+        self.weights_sha256 = hash_file(load(cached_file, filename=WEIGHTS_FILE))
 
     @torch.inference_mode()
     def detect(self, images: list[NDArray[np.uint8]]) -> list[Detections]:
@@ -75,19 +77,32 @@ def is_offline() -> bool:
     return constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").lower() in _TRUE
 
 
-def load_locally(load: Any, weights: str, **arguments: Any) -> Any:
-    """Call a `from_pretrained`-like function, which asks a hub only for what is no folder, and only when online.
+def resolve_weights(weights: str) -> str:
+    """Return the folder to read, or the hub id to ask for.
+
+    Offline, the cached copy of a hub id is a folder like any other, and the hub's client is left alone.
 
     Raises:
-        FileNotFoundError: If something is missing (names the key).
+        FileNotFoundError: If there is neither folder nor copy (names the key).
     """
-    is_folder = Path(weights).is_dir()
-    if not is_folder and (Path(weights).is_absolute() or weights.startswith(".") or weights.count("/") > 1):
+    if Path(weights).is_dir():
+        return weights
+    if Path(weights).is_absolute() or weights.startswith(".") or weights.count("/") > 1:
         raise FileNotFoundError(f"{NODE}.WEIGHTS is {weights!r}: there is no such folder")
+    if not is_offline():
+        return weights
+    config = try_to_load_from_cache(weights, "config.json")
+    if not isinstance(config, str):
+        raise FileNotFoundError(f"{NODE}.WEIGHTS is {weights!r}: no such folder, and offline the hub's cache has no copy")
+    return str(Path(config).parent)
+
+
+def _load(load: Any, weights: str, source: str, **arguments: Any) -> Any:
+    """Call a `from_pretrained`-like function; a failure names the key and what was asked for."""
+    is_folder = Path(source).is_dir()
     try:
-        return load(weights, local_files_only=is_folder or is_offline(), **arguments)
+        return load(source, local_files_only=is_folder, **arguments)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        where = "the folder is incomplete" if is_folder else "no such folder"
-        where += ", and offline the hub's cache has no copy" if not is_folder and is_offline() else ""
-        raise FileNotFoundError(f"{NODE}.WEIGHTS is {weights!r}: {where} ({reason})") from error
+        reason = "the folder is incomplete" if is_folder else "no such folder, and the hub has none that can be loaded"
+        detail = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(f"{NODE}.WEIGHTS is {weights!r}: {reason} ({detail})") from error
