@@ -246,7 +246,7 @@ def test_a_trainer_may_speak_for_itself(copied_run: Path, photos: Path, tmp_path
 
 @pytest.mark.parametrize(("words", "message"), [
     (["--top-k", "0"], "--top-k is 0"), (["TEST.SPLIT"], "KEY VALUE pairs expected"),
-    (["TEST.SPLIT", "val", "--top-k", "2"], "--top-k stands among"), (["--question", "why"], "unrecognized|KEY VALUE"),
+    (["TEST.SPLIT", "val", "--top-k", "2"], "--top-k stands among"), (["--style", "x"], "unrecognized|KEY VALUE"),
     (["--calibrate"], "expected --input and --output, or --calibrate without them"),
 ])  # fmt: skip
 def test_malformed_command_line(words: list[str], message: str, capsys) -> None:
