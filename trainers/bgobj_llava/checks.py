@@ -7,6 +7,7 @@ import importlib.util
 import torch
 from yacs.config import CfgNode
 
+from trainers.adapters import KEEP, problems_with_keep
 from trainers.bgobj_llava.config import CHOICES, RANGES
 from trainers.bgobj_llava.settings import detector_options, mask_policy
 from trainers.config import problems_with_choices
@@ -28,6 +29,8 @@ def find_problems(cfg: CfgNode) -> list[str]:
     node = cfg.TRAINER.BGOBJLLAVA
     problems = problems_with_choices(node, NAME, CHOICES, RANGES)
     problems += [*_library_problems(), *_run_problems(cfg, node), *_schedule_problems(node)]
+    if node.CHECKPOINT.KEEP in KEEP:
+        problems += problems_with_keep(node.CHECKPOINT.KEEP, f"{NAME}.CHECKPOINT.KEEP", cfg.TEST.FINAL_MODEL)
     if node.SPLIT != "none":
         problems += [*_attention_problems(node), *_cache_problems(node), *_detector_problems(node)]
         if node.TRAIN.SCOPE == "fusion_projector" and node.FUSION.LAYERS == 0:
@@ -60,22 +63,24 @@ def _schedule_problems(node: CfgNode) -> list[str]:
 
 
 def _attention_problems(node: CfgNode) -> list[str]:
+    flash, reorders = node.ATTN == "flash_attention_2", node.SPLIT in ("bgobj", "order_only")
     problems = []
-    if node.ATTN == "flash_attention_2":
-        if node.POSITION == "raster":
-            problems.append(f"{NAME}.POSITION is 'raster', which flash attention takes for several packed sequences; "
-                            f"expected sequential, or {NAME}.ATTN sdpa")  # fmt: skip
+    if flash and reorders and node.POSITION == "raster":
+        problems.append(f"{NAME}.POSITION is 'raster', which flash attention takes for several packed sequences; "
+                        f"expected sequential, or {NAME}.ATTN sdpa")  # fmt: skip
+    if node.SPLIT == "order_only":  # nothing is isolated, by whatever execution
+        return problems
+    masked = [key for key in ("VIT_TRAIN", "VIT_EVAL") if node[key] == "mask"]
+    if flash:
         problems += [
             f"{NAME}.{key} is 'mask', but flash attention takes no group mask; expected gather, or {NAME}.ATTN sdpa"
-            for key in ("VIT_TRAIN", "VIT_EVAL")
-            if node[key] == "mask"
+            for key in masked
         ]
     if node.MASK.OVERLAP_RING:
         problems += [
             f"{NAME}.{key} is 'mask', which encodes each patch once, but {NAME}.MASK.OVERLAP_RING is "
             f"{node.MASK.OVERLAP_RING}; expected gather, or a ring of 0"
-            for key in ("VIT_TRAIN", "VIT_EVAL")
-            if node[key] == "mask"
+            for key in masked
         ]
     return problems
 

@@ -90,9 +90,8 @@ class RunReport:
         self.epochs: list[dict[str, Any]] = []
 
     def add_parameters(self, rows: Sequence[ParameterRow]) -> None:
-        """Log the table of parameters, and keep it as a file of its own."""
+        """Keep the table of parameters, and write it as a file of its own."""
         table = format_parameters(rows)
-        logger.info("Parameters\n%s", table)
         self._folder.mkdir(parents=True, exist_ok=True)
         with replacing(self._folder / TABLE) as temporary:
             temporary.write_text(table + "\n", "utf-8")

@@ -23,20 +23,24 @@ def extras_of(item: Datum) -> Mapping[str, Any]:
     return getattr(item, "extras", {})
 
 
-def problems_with_items(items: Sequence[Datum], name: str) -> list[str]:
-    """Return a message if the items of a split are no questions about images.
+def problems_with_items(items: Sequence[Datum], name: str, *, ocr_tokens: bool) -> list[str]:
+    """Return a message if items are no questions about images, or lack the OCR tokens that are asked for.
 
     Args:
-        items: Of the split.
+        items: Of all splits.
         name: Of the data set.
+        ocr_tokens: Whether `EVAL.OCR_TOKENS` asks for them.
     """
     missing = sorted({key for item in items for key in NEEDED if key not in extras_of(item)})
-    if not missing:
-        return []
-    return [
-        f"DATASET.NAME {name}: its items have no {', '.join(missing)}; BgObjLLaVA answers questions: expected VQAJson, OCRVQA, "
-        "TextVQA, or MiniScenes with DATASET.MINI_VIEW questions"
-    ]
+    problems = []
+    if missing:
+        problems.append(
+            f"DATASET.NAME {name}: its items have no {', '.join(missing)}; BgObjLLaVA answers questions: expected VQAJson, "
+            "OCRVQA, TextVQA, or MiniScenes with DATASET.MINI_VIEW questions"
+        )
+    if ocr_tokens and not any("ocr_tokens" in extras_of(item) for item in items):
+        problems.append(f"TRAINER.BGOBJLLAVA.EVAL.OCR_TOKENS is True, but DATASET.NAME {name} has none; expected TextVQA")
+    return problems
 
 
 def learned_answer(references: Sequence[str]) -> str:
@@ -58,7 +62,7 @@ def turns_of(extras: Mapping[str, Any], *, ocr_tokens: bool = False) -> Turns:
 
 def question_of(extras: Mapping[str, Any], *, ocr_tokens: bool) -> str:
     """Return an item's question, with the reference OCR tokens if asked for and known."""
-    tokens = json.loads(extras.get("ocr_tokens", "[]")) if ocr_tokens else []
+    tokens = json.loads(extras.get("ocr_tokens", "[]")) if ocr_tokens else []  # TextVQA has them
     return f"{extras['question']}\nReference OCR token: {', '.join(tokens)}" if tokens else extras["question"]
 
 
@@ -78,6 +82,10 @@ class Drops:
     def count(self) -> int:
         """Number of dropped samples."""
         return sum(map(len, self.reasons.values()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts, for a report."""
+        return {"samples": self.total, "dropped": {reason: len(names) for reason, names in self.reasons.items()}}
 
     def log(self) -> None:
         """Say how many were dropped and why, and list the first ten of each reason."""

@@ -6,6 +6,7 @@ import torch
 from yacs.config import CfgNode
 
 from trainers.bgobj_llava.augment import MaskAugment
+from trainers.bgobj_llava.cache_options import CacheOptions
 from trainers.bgobj_llava.detectors import DetectorOptions
 from trainers.bgobj_llava.geometry import MaskPolicy
 from trainers.bgobj_llava.options import ModelOptions
@@ -83,6 +84,26 @@ def mask_augment(node: CfgNode) -> MaskAugment:
     )
 
 
+def cache_options(node: CfgNode) -> CacheOptions | None:
+    """Return what is cached and where, or None if nothing is."""
+    cache = node.CACHE
+    if node.SPLIT == "none" or cache.MODE == "none":
+        return None
+    return CacheOptions(
+        mode=cache.MODE,
+        match=cache.MATCH,
+        tau=cache.TAU,
+        topk=cache.TOPK,
+        admit_after=cache.ADMIT_AFTER,
+        audit_every=cache.AUDIT_EVERY,
+        device_gib=cache.DEVICE_GIB,
+        host_gib=cache.HOST_GIB,
+        disk_gib=cache.DISK_GIB,
+        folder=cache.DIR,
+        disk_kv=cache.DISK_KV,
+    )
+
+
 def lr_multiplier(group: str, scope: str) -> float:
     """Return the factor of `OPTIM.LR` for a group of parameters.
 
@@ -93,11 +114,3 @@ def lr_multiplier(group: str, scope: str) -> float:
     if group == "fusion":
         return FUSION_LR_MULT
     return LORA_PROJECTOR_LR_MULT if (group, scope) == ("projector", "lora") else 1.0
-
-
-def flat_settings(node: CfgNode, prefix: str = "") -> dict[str, object]:
-    """Return every key below a node, dotted, with its value."""
-    found: dict[str, object] = {}
-    for key, value in node.items():
-        found |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {f"{prefix}{key}": value}
-    return found

@@ -1,0 +1,109 @@
+"""Where the boxes of a data set's items come from: their records, a side file, or a detector that ran before.
+
+No detector runs inside a data loader. One that needs pixels looks at a split's images once, before the split is read; for a
+large data set `scripts/bgobj_detect.py` does so once for all runs, and `DET.FILE` names its result.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable
+
+import numpy as np
+from dassl.data.datasets import Datum
+
+from trainers.bgobj_llava.boxes_file import BoxesFile
+from trainers.bgobj_llava.detectors import (
+    LOOKING_UP,
+    NODE,
+    Detections,
+    DetectorOptions,
+    build_detector,
+    filter_detections,
+    from_boxes,
+    random_like,
+)
+from trainers.bgobj_llava.geometry import Canvas, Placed, open_image
+from trainers.bgobj_llava.samples import extras_of
+from trainers.epoch_order import sample_rng
+
+logger = logging.getLogger(__name__)
+
+BATCH = 8  # images per call of a detector
+
+
+class Finder:
+    """Finds the objects of an item; passed to the loaders' workers.
+
+    Args:
+        options: Which backend, and which of its boxes count.
+        canvas: Of the vision tower.
+        device: Where a learned detector computes.
+        work_dir: The run's folder.
+    """
+
+    def __init__(self, options: DetectorOptions, canvas: Canvas, *, device: str = "cpu", work_dir: str = ".") -> None:
+        self.options = options
+        self._canvas, self._device, self._work_dir = canvas, device, work_dir
+        self._looks_up = options.backend in LOOKING_UP
+        self._file = BoxesFile(options.file) if self._looks_up and options.file else None
+        self._found: dict[str, Detections] = {}
+
+    def __call__(self, item: Datum, placed: Placed, index: int) -> Detections:
+        """Return the objects of an item.
+
+        Args:
+            item: With `boxes` in its extras.
+            placed: Its image.
+            index: In its split.
+        Raises:
+            ValueError: If there are no boxes for it and `DET.MISSING` is error.
+        """
+        if not self._looks_up:
+            return self._detected(item.impath)
+        found = filter_detections(self._look_up(item), self.options)
+        if self.options.backend == "random":
+            return random_like(found, placed.size, sample_rng(0, 0, index))
+        return found
+
+    def _look_up(self, item: Datum) -> Detections:
+        known = extras_of(item)["boxes"]
+        if known:  # "[]" says that there is no object, "" that nobody said
+            return from_boxes(json.loads(known), item.impath)
+        found = None if self._file is None else self._file.find(item.impath)
+        if found is not None:
+            return found
+        if self.options.missing == "no_detection":
+            return from_boxes([])
+        file = f"no record in {NODE}.FILE {self.options.file}" if self._file is not None else f"{NODE}.FILE is empty"
+        raise ValueError(
+            f"{item.impath}: the data set says nothing about objects, and {file}; expected one from scripts/bgobj_detect.py, "
+            f"another {NODE}.BACKEND, or {NODE}.MISSING no_detection"
+        )
+
+    def _detected(self, impath: str) -> Detections:
+        if self.options.backend == "none":
+            return from_boxes([])
+        if impath not in self._found:
+            raise RuntimeError(f"{impath} was not looked at by {self.options.backend}; `prepare` comes before its split is read")
+        return self._found[impath]
+
+    def prepare(self, items: Iterable[Datum]) -> None:
+        """Let a detector that needs pixels look at every image of a split, in order; others need nothing.
+
+        Raises:
+            ValueError, ImportError, FileNotFoundError: As `build_detector`, or for an image that cannot be decoded.
+        """
+        paths = list(dict.fromkeys(item.impath for item in items))
+        if self._looks_up or self.options.backend == "none" or set(paths) <= self._found.keys():
+            return
+        started = time.perf_counter()
+        detector = build_detector(self.options, self._canvas, device=self._device, work_dir=self._work_dir)
+        for first in range(0, len(paths), BATCH):
+            batch = paths[first : first + BATCH]
+            images = [np.asarray(open_image(path)) for path in batch]
+            self._found |= dict(zip(batch, detector.detect(images), strict=True))
+        seconds, empty = time.perf_counter() - started, sum(not len(self._found[path]) for path in paths)
+        logger.info("%s: %s images in %.1f s, %s without objects", self.options.backend, f"{len(paths):,}", seconds, f"{empty:,}")

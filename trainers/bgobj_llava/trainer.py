@@ -1,0 +1,280 @@
+"""BgObjLLaVA: LLaVA-1.5 whose background and object patches are encoded apart, tuned so that backgrounds can be cached.
+
+LLaVA: https://arxiv.org/abs/2304.08485, LLaVA-1.5: https://arxiv.org/abs/2310.03744. The published weights keep their own
+licence (Llama 2). Here the language model reads background, objects and text in this order, neither group having seen the other
+in the vision tower; the projector, separators and, by scope, more learn to cope with that.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from dassl.data import DataManager
+from dassl.data.datasets import Datum
+from dassl.engine import TRAINER_REGISTRY
+from torch import Tensor
+from yacs.config import CfgNode
+
+from trainers import precision
+from trainers.accumulation import WeightedLosses
+from trainers.bgobj_llava import checks, settings
+from trainers.bgobj_llava.data import BgObjWrapper, Normalisation, SceneView, training_view
+from trainers.bgobj_llava.finders import Finder
+from trainers.bgobj_llava.geometry import Canvas, PatchSplit
+from trainers.bgobj_llava.samples import drop_unusable, extras_of, problems_with_items
+from trainers.tuned import TunedTrainer
+
+if TYPE_CHECKING:
+    from trainers.bgobj_llava.encode import SplitBatch
+    from trainers.bgobj_llava.prompt import TextIds
+
+logger = logging.getLogger(__name__)
+
+BEST_MODEL = "model-best.pth.tar"  # Dassl's name
+
+
+@dataclass(frozen=True, eq=False)
+class TrainBatch:
+    """What is learned from.
+
+    Attributes:
+        images: Normalised RGB, (B, 3, S, S), on the device.
+        splits: Their object patches.
+        texts: Their conversations.
+    """
+
+    images: Tensor
+    splits: SplitBatch
+    texts: list[TextIds]
+
+
+@dataclass(frozen=True, eq=False)
+class TestBatch:
+    """What is answered.
+
+    Attributes:
+        images: Normalised RGB, (B, 3, S, S), on the device.
+        pixels: The same before normalisation, (B, S, S, 3), uint8.
+        splits: Their object patches.
+        questions: One each.
+        impaths: Their files.
+    """
+
+    images: Tensor
+    pixels: Tensor
+    splits: list[PatchSplit]
+    questions: list[str]
+    impaths: list[str]
+
+
+@TRAINER_REGISTRY.register()
+class BgObjLLaVA(TunedTrainer):
+    """Tunes a LLaVA to answer from split images, and tests it with a background cache; without a model it tests the base."""
+
+    needs_checkpoint = False
+    registered_name = "bgobj_llava"
+    resumes_mid_epoch = True
+    gradient_window = 20  # a batch may hold no background
+    zero_window = 20
+
+    def config_problems(self, cfg: CfgNode) -> list[str]:
+        """See `TunedTrainer`."""
+        return super().config_problems(cfg) + checks.find_problems(cfg)
+
+    # Data
+
+    def build_data_loader(self) -> None:
+        """Load the LLaVA, whose processor says how images become input, and build Dassl's loaders around it."""
+        from trainers.bgobj_llava import building
+
+        node = self.settings
+        self.prec = precision.resolve_precision(node.PREC, self.device)
+        self.loaded = building.load_base(self.cfg, self.prec, self.device)
+        self.options = settings.model_options(node, self.cfg.SEED)
+        view = self._build_view()
+        self.dm = DataManager(
+            self.cfg,
+            custom_tfm_train=training_view(view, settings.mask_augment(node) if self.finder else None),
+            custom_tfm_test=view,
+            dataset_wrapper=BgObjWrapper,
+        )
+        self._take_loaders()
+        self._check_items()
+        self.drops = drop_unusable(
+            self.dm.dataset.train_x, building.length_rule(self.loaded, self.options), max_len=node.MAX_LEN
+        )
+        self.drops.log()
+        self.drops.check(node.DATA.MAX_DROP, f"TRAINER.{self.node_name()}.DATA.MAX_DROP")
+
+    def _build_view(self) -> SceneView:
+        """Return how evaluation sees an item; with `SPLIT none` nothing looks for objects."""
+        node, loaded = self.settings, self.loaded
+        canvas = Canvas(loaded.side_px, loaded.patch_px, loaded.fill_rgb, node.IMAGE.ASPECT)
+        self.finder = None
+        if node.SPLIT != "none":
+            self.finder = Finder(
+                settings.detector_options(node), canvas, device=str(self.device), work_dir=self.cfg.OUTPUT_DIR
+            )
+        return SceneView(
+            canvas, settings.mask_policy(node), Normalisation(loaded.mean, loaded.std), self.finder, keeps_pixels=True,
+            ocr_tokens=node.EVAL.OCR_TOKENS,
+        )  # fmt: skip
+
+    def _take_loaders(self) -> None:
+        dm = self.dm
+        self.train_loader_x, self.train_loader_u = dm.train_loader_x, dm.train_loader_u
+        self.val_loader, self.test_loader = dm.val_loader, dm.test_loader
+        self.num_classes, self.lab2cname = dm.num_classes, dm.lab2cname
+        self.num_source_domains = dm.num_source_domains
+        self._tested_items: Sequence[Datum] = dm.dataset.test
+
+    def _check_items(self) -> None:
+        data, ocr_tokens = self.dm.dataset, self.settings.EVAL.OCR_TOKENS
+        items = [*data.train_x, *(data.val or []), *data.test]
+        problems = problems_with_items(items, self.cfg.DATASET.NAME, ocr_tokens=ocr_tokens)
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    def has_target(self, item: Datum) -> bool:
+        """Whether an item has a reference answer."""
+        return any(str(answer).strip() for answer in json.loads(extras_of(item)["answers"]))
+
+    # Model
+
+    def build_model(self) -> None:
+        """Build the model, register what trains, and say what was built."""
+        from trainers.bgobj_llava import building
+        from trainers.bgobj_llava.report import RunReport, describe_parameters, format_parameters
+
+        node = self.settings
+        self.system = building.build_system(self.loaded, self.options, node)
+        self.model = self.system.model
+        groups = building.parameter_groups(self.system.parts, node.TRAIN.SCOPE, self.cfg.OPTIM.WEIGHT_DECAY)
+        logger.info("%s\n%s", self.loaded.model, building.describe_shapes(self.model))
+        self.register_trainables(self.system.trainables, groups)
+        self.parameter_rows = describe_parameters(self.loaded.model, groups)
+        logger.info("Parameters\n%s", format_parameters(self.parameter_rows))
+        self.report = RunReport(self.output_dir)
+        self._epoch_loss = [0.0, 0]  # sum over answer tokens, their number
+
+    def set_model_mode(self, mode: str = "train", names: Any = None) -> None:
+        """Switch the registered trainables, and with them the model that they belong to: LoRA's dropout is in there."""
+        super().set_model_mode(mode, names)
+        self.model.train(mode == "train")
+
+    # Training
+
+    def before_train(self) -> None:
+        """Let a detector look at the training images, then Dassl's part; afterwards write what trains."""
+        if self.finder is not None:
+            self.finder.prepare(self.dm.dataset.train_x)
+        super().before_train()
+        self.report.resume(self.start_epoch)
+        self.report.add_facts(load=self.loaded.report.to_list(), base=self.loaded.base.id, drops=self.drops.to_dict())
+        self.report.add_parameters(self.parameter_rows)
+
+    def before_epoch(self) -> None:
+        """Start the epoch's sums, unless the epoch goes on where an interrupted run was."""
+        super().before_epoch()
+        if not self.mid_epoch.position().batches_done:
+            self._epoch_loss = [0.0, 0]
+
+    def after_epoch(self) -> None:
+        """Report the epoch, then Dassl's part: validation and checkpoints."""
+        total, n_tokens = self._epoch_loss
+        self.report.add_epoch(self.epoch + 1, {"answers": total / max(n_tokens, 1)})
+        super().after_epoch()
+
+    def extra_state(self) -> dict[str, Any]:
+        """See `TunedTrainer`."""
+        return super().extra_state() | {"epoch_loss": list(self._epoch_loss)}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """See `TunedTrainer`."""
+        super().load_extra_state(state)
+        self._epoch_loss = list(state["epoch_loss"])
+
+    def parse_batch_train(self, batch: dict) -> TrainBatch:
+        """Take images, masks and conversations from a batch."""
+        from trainers.bgobj_llava.encode import SplitBatch
+
+        splits = SplitBatch(*(batch[name] for name in ("obj_mask", "obj_ring", "stock_order")))
+        texts = [self.system.encoder.encode([tuple(turn) for turn in json.loads(turns)]) for turns in batch["turns"]]
+        return TrainBatch(batch["img"].to(self.device), splits, texts)
+
+    def compute_losses(self, batch: TrainBatch) -> WeightedLosses:
+        """See `TunedTrainer`; summed over answer tokens."""
+        with self.autocast():
+            loss = self.model.train_losses(batch.images, batch.splits, batch.texts)
+        self._epoch_loss[0] += loss.total.item()
+        self._epoch_loss[1] += loss.n_tokens
+        return WeightedLosses({"answers": loss.total}, loss.n_tokens)
+
+    # Stored models
+
+    def save_model(self, epoch: int, directory: str, *args: Any, **kwargs: Any) -> None:
+        """Write Dassl's checkpoint, and the adapter beside it; see `CHECKPOINT.KEEP`."""
+        super().save_model(epoch, directory, *args, **kwargs)
+        from trainers import adapters
+        from trainers.bgobj_llava.artifact import save_adapter
+
+        keep, name = self.settings.CHECKPOINT.KEEP, kwargs.get("model_name", "")
+        result = kwargs.get("val_result")
+        folders = save_adapter(
+            directory, epoch + 1, parameters=self.system.parameters, facts=self._facts(), tokenizer=self.model.tokenizer,
+            probe=self._probe(), scores={} if result is None else {"val": result}, keep=keep, best=name == BEST_MODEL,
+        )  # fmt: skip
+        for folder in folders:
+            logger.info("Adapter saved to %s", folder)
+        if name != BEST_MODEL:
+            adapters.prune_epochs(Path(directory, self.registered_name), keep, f"model.pth.tar-{epoch + 1}")
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load an adapter strictly; without a folder the base weights stay.
+
+        Args:
+            directory: Run folder, or an adapter folder; "" = none.
+            epoch: Finished epochs; None: the best on validation, else the last.
+        """
+        if not directory:
+            logger.info("No --model-dir: the base weights of %s are evaluated, nothing is tuned", self.loaded.base.id)
+            return
+        from trainers.bgobj_llava.artifact import load_adapter
+
+        found = load_adapter(directory, epoch, parameters=self.system.parameters, facts=self._facts(), probe=self._probe)
+        logger.info("Loaded %s (epoch %s)", found.path, found.epoch)
+        self.notes = found.notes
+
+    def _facts(self) -> Any:
+        from trainers.bgobj_llava.artifact import describe_model
+
+        return describe_model(self.model, self.system.encoder, self.loaded, self.settings)
+
+    def _probe(self) -> Any:
+        from trainers.bgobj_llava.probe import compute_probe
+
+        return compute_probe(self.model, self.system.encoder, self.autocast)
+
+    # Test
+
+    def parse_batch_test(self, batch: dict) -> tuple[TestBatch, list[dict[str, Any]]]:
+        """Return what is answered, and what the evaluator compares it with, read through `index`."""
+        masks = zip(*(batch[name].numpy() for name in ("obj_raw", "obj_mask", "obj_ring")), batch["stock_order"].tolist())
+        splits = [PatchSplit(*each, detected=bool(each[0].any())) for each in masks]
+        images = batch["img"].to(self.device)
+        rows = TestBatch(images, batch["img_u8"], splits, list(batch["question"]), list(batch["impath"]))
+        return rows, [_target(self._tested_items[index]) for index in batch["index"].tolist()]
+
+
+def _target(item: Datum) -> dict[str, Any]:
+    """Return what the evaluator needs to know of an item."""
+    extras = extras_of(item)
+    target = {"question": extras["question"], "answers": json.loads(extras["answers"]), "impath": item.impath}
+    target["question_type"] = extras.get("question_type", "")
+    return target | {key: extras[key] for key in ("question_id", "style") if extras.get(key)}
