@@ -1,7 +1,8 @@
-"""OCRVQA: questions about book covers (Mishra et al., "OCR-VQA: Visual Question Answering by Reading Text in Images", ICDAR 2019).
+"""OCRVQA: questions about book covers.
 
-207,572 covers with their own split. The pictures are fetched by the user from the addresses in `dataset.json`; those that are
-gone stop the run, unless DATASET.VQA.MISSING is `skip`.
+A. Mishra et al., "OCR-VQA: Visual Question Answering by Reading Text in Images", ICDAR 2019. 207,572 covers
+with their own split. The user fetches the pictures from the addresses in `dataset.json`; those that are gone stop the run,
+unless DATASET.VQA.MISSING is `skip`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -77,7 +77,8 @@ class VQADataset(DatasetBase):
             except (ValueError, FileNotFoundError) as error:
                 problems.append(f"DATASET.VQA.{part.upper()}: {error}")
         if not any(files.values()):
-            problems.append(f"no {', '.join(PARTS)} with the ending {', '.join(SUFFIXES)}; name the files as DATASET.VQA.TRAIN, ...")
+            endings = ", ".join(SUFFIXES)
+            problems.append(f"no {', '.join(PARTS)} with the ending {endings}; DATASET.VQA.TRAIN, VAL and TEST name files")
         if problems:
             raise ValueError("\n  ".join(problems))
         return parts
@@ -139,7 +140,7 @@ class VQADataset(DatasetBase):
             if node[key] not in values
         ]
         if not 0 < node.VAL_PERCENT < 1 and own.MISSING_TEST == "hold_out":
-            problems.append(f"DATASET.VAL_PERCENT is {node.VAL_PERCENT}; expected a share in (0, 1) for VQA.MISSING_TEST hold_out")
+            problems.append(f"DATASET.VAL_PERCENT is {node.VAL_PERCENT}; expected a share in (0, 1), which hold_out keeps")
         if problems:
             raise ValueError(f"data set {cls.__name__}: " + "; ".join(problems))
 

@@ -38,7 +38,7 @@ class FileForm:
         try:
             "".encode(self.encoding)
         except LookupError:
-            raise ValueError(f"DATASET.VQA.ENCODING is {self.encoding!r}; expected a codec such as utf-8-sig or cp1252") from None
+            raise ValueError(f"DATASET.VQA.ENCODING is {self.encoding!r}; expected a codec, such as cp1252") from None
 
 
 def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
@@ -51,7 +51,8 @@ def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         ours, equals, theirs = (part.strip() for part in str(pair).partition("="))
         if not equals or not theirs or ours not in ALIASES or ours in columns:
-            raise ValueError(f'DATASET.VQA.COLUMNS holds {pair!r}; expected "ours=theirs", ours once each of {", ".join(ALIASES)}')
+            expected = f'"ours=theirs", ours once each of {", ".join(ALIASES)}'
+            raise ValueError(f"DATASET.VQA.COLUMNS holds {pair!r}; expected {expected}")
         columns[ours] = theirs
     return columns
 

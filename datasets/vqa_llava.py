@@ -1,4 +1,4 @@
-"""Conversations in the form of LLaVA's training file: {id, image, conversations: [{from: human, value}, {from: gpt, value}]}."""
+"""LLaVA's training file: a list of {id, image, conversations: [{from: human, value}, {from: gpt, value}, ...]}."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -33,7 +33,7 @@ def read_pair(file: Path, content: Mapping[str, Any], annotations: Any) -> list[
     if annotations is not None:
         rows = annotations.get("annotations") if isinstance(annotations, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) and "question_id" in row for row in rows):
-            raise ValueError(f"the annotations of {file}: expected an object with a list `annotations` of objects with question_id")
+            raise ValueError(f"annotations of {file}: expected an object with a list `annotations` of objects with question_id")
         answered = {row["question_id"]: row for row in rows}
     subset = as_text(content.get("data_subtype"))
     return [

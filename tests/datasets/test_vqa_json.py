@@ -82,7 +82,7 @@ def test_rows_without_type_are_of_type_vqa(tmp_path: Path) -> None:
 def test_items_of_one_and_of_several_turns_batch_together(root: Path) -> None:
     talk = [*CONVERSATION, {"from": "human", "value": "Which colour?"}, {"from": "gpt", "value": "red"}]
     write_json(root / "train.json", [
-        {"id": 7, "image": "a0.png", "conversations": talk, "question_type": "object", "boxes": [[0, 0, 4, 4]], "style": "woodcut"},
+        {"id": 7, "image": "a0.png", "conversations": talk, "category": "object", "boxes": [[0, 0, 4, 4]], "style": "woodcut"},
         {"id": 8, "image": "a1.png", "conversations": CONVERSATION},
     ])  # fmt: skip
     (root / "train.csv").unlink()
@@ -95,8 +95,8 @@ def test_items_of_one_and_of_several_turns_batch_together(root: Path) -> None:
     assert single.extras["turns"] == "" and single.extras["question"] == "What is it?"
     cfg = make_cfg("VQAJson", root)
     cfg.DATALOADER.NUM_WORKERS = 0
-    loader = build_data_loader(cfg, data_source=data.train_x, batch_size=2, tfm=lambda image: 0.0, dataset_wrapper=ExtrasWrapper)
-    assert next(iter(loader))["turns"][1] == ""
+    options = {"tfm": lambda image: 0.0, "dataset_wrapper": ExtrasWrapper}
+    assert next(iter(build_data_loader(cfg, data_source=data.train_x, batch_size=2, **options)))["turns"][1] == ""
 
 
 def test_data_sets_without_conversations_have_no_turns(root: Path) -> None:
@@ -109,8 +109,8 @@ def test_data_sets_without_conversations_have_no_turns(root: Path) -> None:
 @pytest.mark.parametrize("mark", [",", "\t", ";"])
 def test_three_separators_are_found_by_the_header(tmp_path: Path, mark: str) -> None:
     write_images(tmp_path / "Images", ["x.png", "y.png"])
-    lines = (["image", "question", "answer"], ["x.png", '"What, or; who?"', "a"], ["y.png", '"Two\nlines?"', '"[""b"", ""c""]"'])
-    write_text(tmp_path / "test.csv", *(mark.join(cells) for cells in lines))
+    rows = ["x.png", '"What, or; who?"', "a"], ["y.png", '"Two\nlines?"', '"[""b"", ""c""]"']
+    write_text(tmp_path / "test.csv", *(mark.join(cells) for cells in (["image", "question", "answer"], *rows)))
     assert facts(one_part(tmp_path)) == [("x.png", "What, or; who?", ["a"]), ("y.png", "Two\nlines?", ["b", "c"])]
 
 
@@ -161,8 +161,8 @@ def test_llava_evaluation_lines_lose_the_line_that_the_prompt_adds(tmp_path: Pat
 def test_flat_json_list_is_read_as_lines_are(tmp_path: Path) -> None:
     write_images(tmp_path, ["x.jpg", "y.jpg"])
     answers = [{"answer": "red", "answer_confidence": "yes"}, {"answer": "red"}, {"answer": "pink"}]
-    rows = [{"image": "x.jpg", "question": "Which?", "answers": answers}, {"image": "y.jpg", "question": "How many?", "answers": 2}]
-    write_json(tmp_path / "test.json", rows)
+    other = {"image": "y.jpg", "question": "How many?", "answers": 2}
+    write_json(tmp_path / "test.json", [{"image": "x.jpg", "question": "Which?", "answers": answers}, other])
     assert facts(one_part(tmp_path)) == [("x.jpg", "Which?", ["red", "red", "pink"]), ("y.jpg", "How many?", ["2"])]
 
 
@@ -170,10 +170,11 @@ def test_flat_json_list_is_read_as_lines_are(tmp_path: Path) -> None:
 def test_vqav2_joins_questions_and_annotations(tmp_path: Path, named: str) -> None:
     write_images(tmp_path / "images", ["val2014/COCO_val2014_000000000042.jpg", "COCO_val2014_000000000043.jpg"])
     asked = [{"image_id": 43, "question": "Two?", "question_id": 431}, {"image_id": 42, "question": "One?", "question_id": 420}]
+    cats = [{"answer": "cat"}] * 9 + [{"answer": "dog"}]
     noted = [
-        {"question_id": 420, "question_type": "what is", "answer_type": "other", "answers": [{"answer": "cat"}] * 9 + [{"answer": "dog"}]},
+        {"question_id": 420, "question_type": "what is", "answer_type": "other", "answers": cats},
         {"question_id": 431, "question_type": "is it", "answer_type": "yes/no", "answers": [{"answer": "no"}] * 10},
-    ]  # fmt: skip
+    ]
     write_json(tmp_path / "v2_OpenEnded_questions.json", {"data_subtype": "val2014", "questions": asked})
     write_json(tmp_path / "v2_annotations.json", {"annotations": noted})
     items = one_part(tmp_path, VQA_TEST=named)
@@ -196,7 +197,8 @@ def test_files_lie_where_the_keys_say(tmp_path: Path) -> None:
     (tmp_path / "deep" / "art" / "train.csv").rename(tmp_path / "deep" / "art" / "art_train.csv")
     assert len(load(tmp_path, VQA_DIR="deep/art").train_x) == 4
     (tmp_path / "deep" / "art" / "train.tsv").write_text("image\tquestion\n", "utf-8")
-    assert "several files for train: train.tsv, art_train.csv; name one as DATASET.VQA.TRAIN" in refused(tmp_path, VQA_DIR="deep/art")
+    message = refused(tmp_path, VQA_DIR="deep/art")
+    assert "several files for train: train.tsv, art_train.csv; name one as DATASET.VQA.TRAIN" in message
     assert len(load(tmp_path, VQA_DIR="deep/art", VQA_TRAIN="art_train.csv").train_x) == 4
 
 

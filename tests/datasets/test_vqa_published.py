@@ -64,7 +64,7 @@ def test_ocr_vqa_takes_one_file_only(tmp_path: Path, covers: dict[str, Any]) -> 
     write_json(tmp_path / "ocr_vqa" / "covers.json", covers)
     assert len(load(tmp_path, "OCRVQA", VQA_TRAIN="covers.json").test) == 1
     for settings, message in (
-        ({"VQA_TRAIN": "covers.json", "VQA_TEST": "other.json", "VQA_COLUMNS": ("a=b",)}, "DATASET.VQA.TEST, DATASET.VQA.COLUMNS"),
+        ({"VQA_TEST": "other.json", "VQA_COLUMNS": ("a=b",)}, "DATASET.VQA.TEST, DATASET.VQA.COLUMNS"),
         ({}, "no file .*dataset.json"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):

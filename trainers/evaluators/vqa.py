@@ -30,6 +30,7 @@ PER_TYPE = ("accuracy", "vqa_accuracy", "token_f1")
 PRIMARIES = ("accuracy", "vqa_accuracy", "token_f1", "macro_accuracy", "anls", "relaxed", "yes_no_f1", "auto")
 OFFICIAL = {"OCRVQA": "accuracy", "TextVQA": "vqa_accuracy"}  # by DATASET.NAME
 DEFAULT_TYPE = "vqa"
+TARGET_FIELDS = ("question", "answers", "question_type", "impath")
 
 
 def add_config(cfg: CfgNode) -> None:
@@ -129,7 +130,8 @@ class VQA(EvaluatorBase):
         scored = [row for row in self._rows if row.references]
         truncated = _percent([row.truncated for row in self._rows])
         if not scored:
-            logger.warning("=> result\n* total: %s\nNo question has a reference answer: nothing is scored", f"{len(self._rows):,}")
+            total = f"{len(self._rows):,}"
+            logger.warning("=> result\n* total: %s\nNo question has a reference answer: nothing is scored", total)
             return OrderedDict(truncated=truncated)
         results = OrderedDict(_measure(scored), truncated=truncated)
         self._log(scored, results)
@@ -164,13 +166,14 @@ class VQA(EvaluatorBase):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
             for row in self._rows:
-                line = {**row.fields, "question_type": row.question_type, "truncated": row.truncated, "scores": dict(row.scores)}
+                known = {"question_type": row.question_type, "truncated": row.truncated, "scores": dict(row.scores)}
+                line = {**row.fields, **known}
                 file.write(json.dumps(line, ensure_ascii=False, default=_to_plain) + "\n")
 
 
 def _problems_with(output: Mapping[str, Any], target: Mapping[str, Any]) -> list[str]:
-    problems = [f"an output has no {name!r}" for name in ("answer",) if name not in output]
-    problems += [f"a target has no {name!r}" for name in ("question", "answers", "question_type", "impath") if name not in target]
+    problems = [] if "answer" in output else ["an output has no 'answer'"]
+    problems += [f"a target has no {name!r}" for name in TARGET_FIELDS if name not in target]
     if isinstance(target.get("answers"), str):
         problems.append("a target's 'answers' are text; expected a list of references")
     twice = [name for name in output if name in target and output[name] != target[name]]

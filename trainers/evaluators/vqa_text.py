@@ -26,7 +26,8 @@ _CONTRACTIONS = {
     "'s": "he here how somebody someone that there what when where who why",
     "'m": "i",
 }
-_SINGLE = {"let's", "ma'am", "o'clock", "y'all", *(f"{stem}{end}" for end, stems in _CONTRACTIONS.items() for stem in stems.split())}
+_SINGLE = {f"{stem}{end}" for end, stems in _CONTRACTIONS.items() for stem in stems.split()}
+_SINGLE |= {"let's", "ma'am", "o'clock", "y'all"}
 _DOUBLE = {f"{word}'ve" for word in _SINGLE if word.endswith(("n't", "'d"))}
 APOSTROPHES = {word.replace("'", ""): word for word in sorted(_SINGLE | _DOUBLE)}
 

@@ -183,7 +183,8 @@ def test_file_holds_every_field_of_output_and_target(cfg: CfgNode) -> None:
     evaluator.evaluate()
     first, second = rows_of(cfg)
     assert first["trace"] == {"hit": True, "seconds": {"vit": 0.5}, "boxes": [[1, 2]], "path": "x"}
-    expected = {"answer": "dög", "question": "What?", "impath": "images/a.png", "question_id": "q1", "n_bg": 7, "style": "woodcut"}
+    expected = {"answer": "dög", "question": "What?", "impath": "images/a.png", "question_id": "q1", "n_bg": 7}
+    expected["style"] = "woodcut"
     assert expected.items() <= first.items() and first["answers"] == ["dog", " "]
     assert first["scores"]["accuracy"] == 0.0 and first["scores"]["anls"] == pytest.approx(2 / 3)
     assert (second["scores"]["accuracy"], second["truncated"]) == (1.0, False)
