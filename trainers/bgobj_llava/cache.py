@@ -193,8 +193,10 @@ class BackgroundCache:
             return None
         payload = entry.payload if self.options.mode == "kv" else entry.payload.without_pairs()
         payload = payload.map(lambda tensor: tensor.to(self._device))
-        exact = match.drift == 0
-        return Hit(entry, payload, payload.level, tier, exact, match.drift, exact and self._is_audited(), self._releaser(key))
+        exact, level = match.drift == 0, payload.level
+        saved = self._saved_flops(entry.facts.n_patches, level) if self._saved_flops is not None else 0.0
+        audit = exact and self._is_audited()
+        return Hit(entry, payload, level, tier, exact, match.drift, audit, saved, self._releaser(key))
 
     def _is_audited(self) -> bool:
         self._exact_hits += 1
@@ -238,8 +240,7 @@ class BackgroundCache:
         counters.hits[hit.level, hit.tier] += 1
         counters.inexact += not hit.exact
         counters.audits += hit.audit
-        if self._saved_flops is not None:
-            counters.saved_flops += self._saved_flops(hit.entry.facts.n_patches, hit.level)
+        counters.saved_flops += hit.flops_saved
         self._count_bytes()
 
     def _count_bytes(self) -> None:

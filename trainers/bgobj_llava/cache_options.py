@@ -74,6 +74,8 @@ class Hit:
         exact: Whether its pixels are those of the request.
         drift: Largest mean difference of a patch in grey levels; 0 if exact.
         audit: Whether the caller is asked to recompute and compare it.
+        flops_saved: Floating-point operations; 0 if nobody says what they cost.
+        release: Ends its use; only the first call counts.
     """
 
     entry: Entry
@@ -83,6 +85,7 @@ class Hit:
     exact: bool
     drift: float
     audit: bool
+    flops_saved: float
     release: Callable[[], None]
 
     def __enter__(self) -> Hit:
