@@ -25,8 +25,8 @@ class TextVQA(VQADataset):
     """TextVQA as published: `TextVQA_0.5.1_{train,val}.json` and `train_images/`.
 
     Every item has the extra `ocr_tokens` (JSON list of texts), read from `TextVQA_Rosetta_OCR_v0.2_*.json` beside the
-    questions; `[]` for an image without tokens, and without such a file. Tests are on val; DATASET.VQA.TEST names the unlabelled
-    test questions, for predictions.
+    questions; `[]` for an image without tokens, and without such a file. Tests are on val; DATASET.VQA.TEST names the
+    unlabelled test questions, for predictions.
     """
 
     usual_folders = ("textvqa", "TextVQA", "text_vqa", "")
