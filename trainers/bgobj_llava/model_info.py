@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import LlavaConfig, PreTrainedTokenizerBase
 
 from trainers.bgobj_llava.sequence import SEPARATORS
 
@@ -75,7 +75,7 @@ def find_llava_problems(llava: nn.Module) -> list[str]:
     layer = config.vision_feature_layer
     if not isinstance(layer, int):
         problems.append(f"vision_feature_layer is {layer!r}; expected one number")
-    elif not 1 <= _feature_block(llava) <= config.vision_config.num_hidden_layers:
+    elif not 1 <= feature_block(config) <= config.vision_config.num_hidden_layers:
         problems.append(f"vision_feature_layer is {layer}; the tower has {config.vision_config.num_hidden_layers} blocks")
     if config.vision_feature_select_strategy != "default":
         problems.append(f"vision_feature_select_strategy is {config.vision_feature_select_strategy!r}; expected 'default'")
@@ -104,7 +104,7 @@ def read_info(
         d_vision=vision.hidden_size,
         d_model=text.hidden_size,
         n_vision_blocks=vision.num_hidden_layers,
-        feature_block=_feature_block(llava),
+        feature_block=feature_block(config),
         n_llm_layers=text.num_hidden_layers,
         n_fusion_layers=n_fusion_layers,
         vocab_rows=llava.get_input_embeddings().num_embeddings,
@@ -116,7 +116,7 @@ def read_info(
     )
 
 
-def _feature_block(llava: nn.Module) -> int:
-    """-2 means the output of the last block but one: hidden state 0 is what enters block 1."""
-    layer = llava.config.vision_feature_layer
-    return layer if layer >= 0 else llava.config.vision_config.num_hidden_layers + 1 + layer
+def feature_block(config: LlavaConfig) -> int:
+    """Return the block whose output is the feature: -2 means the last but one, as hidden state 0 is what enters block 1."""
+    layer = config.vision_feature_layer
+    return layer if layer >= 0 else config.vision_config.num_hidden_layers + 1 + layer
