@@ -1,11 +1,13 @@
 """Every shipped YAML file merges, and its trainer accepts it: each trainer file with one data set, and the reverse.
 
-A data set file sets nothing but a name, so that the full table of pairs would check the same things over and over.
+A data set file sets nothing but a name, so that the full table of pairs would check the same things over and over. Rungs of a
+ladder (`configs/trainers/<name>/ladder/`) are no configs of their own: lists of overrides for each config beside that folder.
 """
 
 from pathlib import Path
 
 import pytest
+import yaml
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
@@ -16,7 +18,8 @@ from trainers import runs
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 DATASETS = sorted((CONFIGS / "datasets").rglob("*.yaml"))
-TRAINERS = sorted((CONFIGS / "trainers").rglob("*.yaml"))
+RUNGS = sorted((CONFIGS / "trainers").glob("*/ladder/*.yaml"))
+TRAINERS = sorted(set((CONFIGS / "trainers").rglob("*.yaml")) - set(RUNGS))
 
 
 def trainer_of(path: Path) -> str:
@@ -26,9 +29,9 @@ def trainer_of(path: Path) -> str:
     return name
 
 
-def config(dataset: Path, trainer: Path) -> CfgNode:
+def config(dataset: Path, trainer: Path, *overrides: str) -> CfgNode:
     words = ["--dataset-config-file", str(dataset), "--config-file", str(trainer), "--trainer", trainer_of(trainer)]
-    return runs.build_cfg(train.parse_args([*words, "USE_CUDA", "false"]))
+    return runs.build_cfg(train.parse_args([*words, "USE_CUDA", "false", *overrides]))
 
 
 def test_there_are_configs_for_every_trainer_of_ours() -> None:
@@ -45,6 +48,23 @@ def test_config_merges_and_its_trainer_accepts_it(dataset: Path, trainer: Path) 
     cfg = config(dataset, trainer)
     trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     trainer_class.check_cfg(object.__new__(trainer_class), cfg)  # Dassl calls it before the instance has attributes
+
+
+def test_ladder_has_every_rung() -> None:
+    names = [path.stem for path in RUNGS if path.parts[-3] == "bgobj_llava"]
+    assert names == ["E0", "E1", "E2", "E2i", "E3", "E4", "E5", "E6", "E7", "E8", "E9"]
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda path: path.stem)
+def test_rung_is_a_list_of_overrides_that_every_config_beside_the_ladder_takes(rung: Path) -> None:
+    content = yaml.safe_load(rung.read_text("utf-8"))
+    assert set(content) == {"meaning", "trains", "overrides"} and content["meaning"]
+    assert content["trains"] == ("OPTIM.LR" in content["overrides"])
+    words = [str(word) for pair in content["overrides"].items() for word in pair]
+    for trainer in sorted(rung.parents[1].glob("*.yaml")):
+        cfg = config(DATASETS[0], trainer, *words)
+        trainer_class = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+        trainer_class.check_cfg(object.__new__(trainer_class), cfg)
 
 
 @pytest.mark.parametrize("dataset", DATASETS, ids=lambda path: path.stem)

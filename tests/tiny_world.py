@@ -1,7 +1,8 @@
 """A world small enough for every test: a random 12-block CLIP of width 32 and a data set of eight coloured training images.
 
-Also run as a command in fresh processes: `python tiny_world.py [CONFIG_YAML RUN_FOLDER EPOCH OUT_FILE]...` rebuilds trainers,
-loads their weights and stores their logits of the test images.
+Language systems are asked about the same images (`tiny_questions`). Also run as a command in fresh processes:
+`python tiny_world.py [CONFIG_YAML RUN_FOLDER EPOCH OUT_FILE]...` rebuilds trainers, loads their weights and stores their logits of
+the test images.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ import numpy as np
 import torch
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
-from dassl.engine import build_trainer
+from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import set_random_seed
 from PIL import Image
 from safetensors.torch import save_file
 from yacs.config import CfgNode
 
+import tiny_questions
 import trainers
 from clip_ext.loader import build_clip
 from dassl_host import ensure_dassl
+from trainers.base import CLIPTrainer
 from trainers.config import add_trainer_configs
 from trainers.run_folder import RunFolder
 
@@ -117,9 +120,7 @@ def make_cfg(world: Path, output: Path, trainer: str, overrides: dict[str, Any] 
         "SEED": 1,
         "USE_CUDA": False,
         "OUTPUT_DIR": str(output),
-        "DATASET.NAME": "TinyColours",
         "DATASET.ROOT": str(world),
-        "MODEL.BACKBONE.NAME": f"local-dir:{world / 'clip'}",
         "DATALOADER.NUM_WORKERS": 0,
         "DATALOADER.TRAIN_X.BATCH_SIZE": 4,
         "DATALOADER.TEST.BATCH_SIZE": 5,
@@ -128,19 +129,34 @@ def make_cfg(world: Path, output: Path, trainer: str, overrides: dict[str, Any] 
         "OPTIM.WEIGHT_DECAY": 0.01,
         "OPTIM.MAX_EPOCH": 2,
         "TRAIN.CHECKPOINT_FREQ": 1,
-        f"{node}.TEXT.TEMPLATES": str(world / "texts.json"),
-        f"{node}.TEXT.MODE": "templates_only",
-        f"{node}.TEXT.CACHE_DIR": str(output.parent / "cache"),
     }
-    if trainer != "ZeroshotCLIP":
-        settings |= {f"{node}.PROMPT_TOKENS": 3, f"{node}.WARMUP_EPOCHS": 1}
-    if trainer == "MultiLayerLaFTer":
-        settings[f"{node}.PROGRESSIVE"] = False  # two epochs are too few for it
+    settings |= (tiny_questions.settings_of if is_language_system(trainer) else clip_settings)(world, output, node)
     for key, value in (overrides or {}).items():
         settings[f"{node}{key}" if key.startswith(".") else key] = value
     cfg.merge_from_list([item for pair in settings.items() for item in pair])
     cfg.freeze()
     return cfg
+
+
+def clip_settings(world: Path, output: Path, node: str) -> dict[str, Any]:
+    """Return what a short run of a CLIP trainer needs beside what all trainers share; see `tiny_questions.settings_of`."""
+    settings = {
+        "DATASET.NAME": "TinyColours",
+        "MODEL.BACKBONE.NAME": f"local-dir:{world / 'clip'}",
+        f"{node}.TEXT.TEMPLATES": str(world / "texts.json"),
+        f"{node}.TEXT.MODE": "templates_only",
+        f"{node}.TEXT.CACHE_DIR": str(output.parent / "cache"),
+    }
+    if node != "TRAINER.ZEROSHOTCLIP":
+        settings |= {f"{node}.PROMPT_TOKENS": 3, f"{node}.WARMUP_EPOCHS": 1}
+    if node == "TRAINER.MULTILAYERLAFTER":
+        settings[f"{node}.PROGRESSIVE"] = False  # two epochs are too few for it
+    return settings
+
+
+def is_language_system(name: str) -> bool:
+    """Whether a registered trainer answers or describes, instead of comparing images with class texts by a CLIP."""
+    return not issubclass(TRAINER_REGISTRY.get(name), CLIPTrainer)
 
 
 def build(cfg: CfgNode) -> Any:
@@ -151,7 +167,7 @@ def build(cfg: CfgNode) -> Any:
 
 def train_run(world: Path, folder: Path, trainer: str, overrides: dict[str, Any] | None = None) -> Any:
     """Train one epoch and leave the run folder that train.py leaves; return the trainer."""
-    short = {"OPTIM.MAX_EPOCH": 1} | ({} if trainer == "ZeroshotCLIP" else {".WARMUP_EPOCHS": 0})
+    short = {"OPTIM.MAX_EPOCH": 1} | ({} if "WARMUP_EPOCHS" not in node_of(trainer) else {".WARMUP_EPOCHS": 0})
     cfg = make_cfg(world, folder, trainer, short | (overrides or {}))
     record = RunFolder(cfg, "train")
     record.start([], ensure_dassl())
@@ -162,11 +178,21 @@ def train_run(world: Path, folder: Path, trainer: str, overrides: dict[str, Any]
     return built
 
 
+def node_of(trainer: str) -> CfgNode:
+    """Return a trainer's node with its defaults."""
+    cfg = get_cfg_default()
+    add_trainer_configs(cfg)
+    return cfg.TRAINER[trainer.upper()]
+
+
 @torch.no_grad()
 def test_logits(trainer: Any) -> torch.Tensor:
-    """Return the logits of all test images, (N, C)."""
+    """Return the logits of all test images, (N, C); of a language system those of the first token of every answer, (N, V)."""
     trainer.set_model_mode("eval")
-    return torch.cat([trainer.model_inference(trainer.parse_batch_test(batch)[0]) for batch in trainer.test_loader])
+    batches = (trainer.parse_batch_test(batch)[0] for batch in trainer.test_loader)
+    if is_language_system(type(trainer).__name__):
+        return torch.cat([tiny_questions.first_logits(trainer, batch) for batch in batches])
+    return torch.cat([trainer.model_inference(batch) for batch in batches])
 
 
 test_logits.__test__ = False  # a helper, whatever its name suggests to pytest

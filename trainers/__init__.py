@@ -9,9 +9,10 @@ from trainers import compat  # noqa: E402  (the engine must be found first)
 compat.apply()
 
 from trainers import evaluators  # noqa: E402, F401  (registers them)
+from trainers.bgobj_llava.trainer import BgObjLLaVA  # noqa: E402
 from trainers.hybrid_cascade_lafter import HybridCascadeLaFTer  # noqa: E402
 from trainers.lafter import LaFTer  # noqa: E402
 from trainers.multilayer_lafter import MultiLayerLaFTer  # noqa: E402
 from trainers.zeroshot_clip import ZeroshotCLIP  # noqa: E402
 
-__all__ = ["HybridCascadeLaFTer", "LaFTer", "MultiLayerLaFTer", "ZeroshotCLIP"]
+__all__ = ["BgObjLLaVA", "HybridCascadeLaFTer", "LaFTer", "MultiLayerLaFTer", "ZeroshotCLIP"]

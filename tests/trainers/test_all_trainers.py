@@ -19,6 +19,7 @@ import trainers
 
 ALL = trainers.__all__
 TRAINED = [name for name in ALL if name != "ZeroshotCLIP"]
+LAFTERS = [name for name in TRAINED if issubclass(getattr(trainers, name), trainers.LaFTer)]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -32,7 +33,10 @@ def one_step(trainer) -> dict[str, float]:
 
 def frozen_parameters(trainer) -> dict[str, torch.Tensor]:
     declared = {id(p) for p in trainer.adapt.parameters()}
-    return {name: p for name, p in trainer.clip.model.visual.named_parameters() if id(p) not in declared}
+    whole = trainer.clip.model.visual if hasattr(trainer, "clip") else trainer.model
+    found = {name: p for name, p in whole.named_parameters() if id(p) not in declared}
+    assert found
+    return found
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -69,6 +73,15 @@ def test_groups_hold_every_trainable_once_and_reach_the_optimizer(name: str, mak
     trainer = make_trainer(name)
     in_optimizer = [id(p) for group in trainer.optim.param_groups for p in group["params"]]
     assert sorted(in_optimizer) == sorted(id(p) for p in trainer.adapt.parameters())
+    assert [group["name"] for group in trainer.optim.param_groups] == [group.name for group in trainer.groups]
+    for group, declared in zip(trainer.optim.param_groups, trainer.groups, strict=True):
+        assert group["initial_lr"] == pytest.approx(trainer.cfg.OPTIM.LR * declared.lr_mult)
+        assert group["weight_decay"] == declared.weight_decay
+
+
+@pytest.mark.parametrize("name", LAFTERS)
+def test_groups_of_the_lafter_family_have_their_own_rates_and_decays(name: str, make_trainer) -> None:
+    trainer = make_trainer(name)
     rates = {group["name"]: group["initial_lr"] for group in trainer.optim.param_groups}
     assert rates["classifier"] == pytest.approx(1e-3 * trainer.settings.ADAPTER_LR_MULT)
     decays = {group["name"]: group["weight_decay"] for group in trainer.optim.param_groups}
@@ -76,7 +89,7 @@ def test_groups_hold_every_trainable_once_and_reach_the_optimizer(name: str, mak
     assert decays["classifier"] == trainer.cfg.OPTIM.WEIGHT_DECAY
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", LAFTERS)
 def test_scalars_never_decay_even_with_ln_decay(name: str, make_trainer) -> None:
     trainer = make_trainer(name, {".LN_DECAY": True, ".FEAT_NORM": "l2"})
     decays = {group["name"]: group["weight_decay"] for group in trainer.optim.param_groups}
@@ -86,7 +99,16 @@ def test_scalars_never_decay_even_with_ln_decay(name: str, make_trainer) -> None
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_registered_module_holds_trainables_only_and_shares_the_loaded_blocks(name: str, make_trainer) -> None:
+def test_registered_module_holds_fp32_trainables_only(name: str, make_trainer) -> None:
+    trainer = make_trainer(name)
+    assert trainer.get_model_names() == [trainer.registered_name]
+    assert set(trainer.adapt.state_dict()) == {name for name, _ in trainer.adapt.named_parameters()}
+    assert {id(p) for p in trainer.adapt.parameters()} == {id(p) for group in trainer.groups for p in group.parameters}
+    assert all(p.dtype == torch.float32 and p.requires_grad for p in trainer.adapt.parameters())
+
+
+@pytest.mark.parametrize("name", LAFTERS)
+def test_student_of_the_lafter_family_shares_the_loaded_blocks(name: str, make_trainer) -> None:
     trainer = make_trainer(name)
     assert trainer.get_model_names() == ["adapt"]
     visual = trainer.clip.model.visual
@@ -94,7 +116,6 @@ def test_registered_module_holds_trainables_only_and_shares_the_loaded_blocks(na
     assert all(mine is theirs for mine, theirs in zip(trainer.student.driver.tower.blocks, blocks, strict=True))
     clip_ids, adapt_ids = {id(p) for p in visual.parameters()}, {id(p) for p in trainer.adapt.parameters()}
     assert {id(p) for p in trainer.student.parameters()} == clip_ids | adapt_ids
-    assert all(p.dtype == torch.float32 for p in trainer.adapt.parameters())
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -136,9 +157,10 @@ def test_a_fresh_process_gives_the_same_logits_from_the_checkpoints(tiny_world: 
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_checkpoint_is_readable_without_pickle_and_holds_no_clip_weight(name: str, make_trainer, tmp_path: Path) -> None:
-    trainer = make_trainer(name, {"OPTIM.MAX_EPOCH": 2})
+def test_checkpoint_is_readable_without_pickle_and_holds_no_frozen_weight(name: str, make_trainer, tmp_path: Path) -> None:
+    trainer = make_trainer(name, {"OPTIM.MAX_EPOCH": 2, "TEST.NO_TEST": True})
     trainer.train()
-    saved = torch.load(tmp_path / "run" / "adapt" / "model.pth.tar-2", weights_only=True)
+    saved = torch.load(tmp_path / "run" / trainer.registered_name / "model.pth.tar-2", weights_only=True)
     assert set(saved["state_dict"]) == set(trainer.adapt.state_dict())
+    assert not set(saved["state_dict"]) & set(frozen_parameters(trainer))
     assert not any("attn" in key or "mlp" in key or "conv1" in key for key in saved["state_dict"])

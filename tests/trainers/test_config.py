@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 
 import trainers
 from trainers import config, dataset_keys
+from trainers.bgobj_llava import config as bgobj_llava_config
 from trainers.config import CHOICES, RANGES, add_trainer_configs, problems_with_choices
 from trainers.evaluators import label_distribution, vqa
 
@@ -52,11 +53,12 @@ def test_every_key_is_read_by_code(key: str) -> None:
 
 
 def test_every_key_is_declared_with_a_comment() -> None:
-    sources = [Path(module.__file__).read_text("utf-8") for module in (config, dataset_keys, label_distribution, vqa)]
+    modules = (config, bgobj_llava_config, dataset_keys, label_distribution, vqa)
+    sources = [Path(module.__file__).read_text("utf-8") for module in modules]
     lines = [line for source in sources for line in source.splitlines()]
     declared: dict[str, bool] = {}
     for line in lines:
-        match = re.match(r"    node\.([A-Z_.]+) = (?!CfgNode)", line)
+        match = re.match(r"    node\.([A-Z_.]+) = (?!CfgNode|node)", line)
         if match:
             declared[match[1]] = declared.get(match[1], False) or "  # " in line
     assert [key for key, commented in declared.items() if not commented] == []
@@ -64,9 +66,10 @@ def test_every_key_is_declared_with_a_comment() -> None:
 
 
 def test_every_read_of_a_node_names_a_declared_key() -> None:
-    read = set(re.findall(r"\b(?:node|settings)\.(?:TEXT\.|DUAL\.)?([A-Z][A-Z0-9_]+)\b", SOURCES)) - {"TEXT", "DUAL"}
+    read = set(re.findall(r"\b(?:node|settings)\.([A-Z][A-Z0-9_]+)(?:\.([A-Z][A-Z0-9_]+))?\b", SOURCES))
     declared = {*all_keys(), *leaves(get_cfg_default())}
-    assert read - {key.rsplit(".", 1)[-1] for key in declared} == set()
+    known = {part for key in declared for part in key.split(".")}  # nodes and keys
+    assert {key for pair in read for key in pair if key} - known == set()
 
 
 def test_defaults_are_allowed() -> None:
@@ -79,6 +82,10 @@ def test_defaults_are_allowed() -> None:
 def test_every_choice_and_range_belongs_to_a_key() -> None:
     known = {key.split(".", 2)[-1] for key in all_keys() if key.startswith("TRAINER.")}
     assert set(CHOICES) | set(RANGES) <= known
+
+
+def test_no_room_redefines_a_shared_choice_or_range() -> None:
+    assert (set(CHOICES) | set(RANGES)) & (set(bgobj_llava_config.CHOICES) | set(bgobj_llava_config.RANGES)) == set()
 
 
 @pytest.mark.parametrize("key", sorted(CHOICES))

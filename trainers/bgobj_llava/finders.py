@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from dassl.data.datasets import Datum
+from numpy.typing import NDArray
 
 from trainers.bgobj_llava.boxes_file import BoxesFile
 from trainers.bgobj_llava.detectors import (
@@ -93,8 +94,10 @@ class Finder:
     def prepare(self, items: Iterable[Datum]) -> None:
         """Let a detector that needs pixels look at every image of a split, in order; others need nothing.
 
+        An image that cannot be decoded is passed over: whoever reads the split meets it as well, and decides.
+
         Raises:
-            ValueError, ImportError, FileNotFoundError: As `build_detector`, or for an image that cannot be decoded.
+            ValueError, ImportError, FileNotFoundError: As `build_detector`.
         """
         paths = list(dict.fromkeys(item.impath for item in items))
         if self._looks_up or self.options.backend == "none" or set(paths) <= self._found.keys():
@@ -102,8 +105,21 @@ class Finder:
         started = time.perf_counter()
         detector = build_detector(self.options, self._canvas, device=self._device, work_dir=self._work_dir)
         for first in range(0, len(paths), BATCH):
-            batch = paths[first : first + BATCH]
-            images = [np.asarray(open_image(path)) for path in batch]
-            self._found |= dict(zip(batch, detector.detect(images), strict=True))
-        seconds, empty = time.perf_counter() - started, sum(not len(self._found[path]) for path in paths)
-        logger.info("%s: %s images in %.1f s, %s without objects", self.options.backend, f"{len(paths):,}", seconds, f"{empty:,}")
+            images = _read(paths[first : first + BATCH])
+            self._found |= dict(zip(images, detector.detect(list(images.values())), strict=True))
+        seen = [self._found[path] for path in paths if path in self._found]
+        logger.info(
+            "%s: %s images in %.1f s, %s without objects", self.options.backend, f"{len(seen):,}", time.perf_counter() - started,
+            f"{sum(not len(found) for found in seen):,}",
+        )  # fmt: skip
+
+
+def _read(paths: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
+    """Return the images that can be decoded, (h, w, 3), by path."""
+    images = {}
+    for path in paths:
+        try:
+            images[path] = np.asarray(open_image(path))
+        except (ValueError, FileNotFoundError) as error:
+            logger.warning("not looked at: %s", error)
+    return images

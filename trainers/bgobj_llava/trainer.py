@@ -31,6 +31,7 @@ from trainers.bgobj_llava.samples import drop_unusable, extras_of, problems_with
 from trainers.tuned import TunedTrainer
 
 if TYPE_CHECKING:
+    from trainers.bgobj_llava.answering import AnswerSession, Questions
     from trainers.bgobj_llava.encode import SplitBatch
     from trainers.bgobj_llava.prompt import TextIds
 
@@ -54,25 +55,6 @@ class TrainBatch:
     texts: list[TextIds]
 
 
-@dataclass(frozen=True, eq=False)
-class TestBatch:
-    """What is answered.
-
-    Attributes:
-        images: Normalised RGB, (B, 3, S, S), on the device.
-        pixels: The same before normalisation, (B, S, S, 3), uint8.
-        splits: Their object patches.
-        questions: One each.
-        impaths: Their files.
-    """
-
-    images: Tensor
-    pixels: Tensor
-    splits: list[PatchSplit]
-    questions: list[str]
-    impaths: list[str]
-
-
 @TRAINER_REGISTRY.register()
 class BgObjLLaVA(TunedTrainer):
     """Tunes a LLaVA to answer from split images, and tests it with a background cache; without a model it tests the base."""
@@ -82,6 +64,7 @@ class BgObjLLaVA(TunedTrainer):
     resumes_mid_epoch = True
     gradient_window = 20  # a batch may hold no background
     zero_window = 20
+    answers_questions = True
 
     def config_problems(self, cfg: CfgNode) -> list[str]:
         """See `TunedTrainer`."""
@@ -162,6 +145,8 @@ class BgObjLLaVA(TunedTrainer):
         logger.info("Parameters\n%s", format_parameters(self.parameter_rows))
         self.report = RunReport(self.output_dir)
         self._epoch_loss = [0.0, 0]  # sum over answer tokens, their number
+        self._session: AnswerSession | None = None
+        self.notes: tuple[str, ...] = ()  # of a loaded adapter: what it learned from otherwise
 
     def set_model_mode(self, mode: str = "train", names: Any = None) -> None:
         """Switch the registered trainables, and with them the model that they belong to: LoRA's dropout is in there."""
@@ -263,13 +248,70 @@ class BgObjLLaVA(TunedTrainer):
 
     # Test
 
-    def parse_batch_test(self, batch: dict) -> tuple[TestBatch, list[dict[str, Any]]]:
-        """Return what is answered, and what the evaluator compares it with, read through `index`."""
-        masks = zip(*(batch[name].numpy() for name in ("obj_raw", "obj_mask", "obj_ring")), batch["stock_order"].tolist())
-        splits = [PatchSplit(*each, detected=bool(each[0].any())) for each in masks]
-        images = batch["img"].to(self.device)
-        rows = TestBatch(images, batch["img_u8"], splits, list(batch["question"]), list(batch["impath"]))
-        return rows, [_target(self._tested_items[index]) for index in batch["index"].tolist()]
+    def test(self, split: str | None = None) -> float | None:
+        """Evaluate as Dassl does, with a background cache of its own for each test."""
+        data, chosen = self.dm.dataset, split or self.cfg.TEST.SPLIT
+        self._tested_items = data.val if chosen == "val" and self.val_loader is not None else data.test
+        self.start_answers(self._tested_items)
+        try:
+            return super().test(split)
+        finally:
+            self.finish_answers()
+
+    def start_answers(self, items: Sequence[Datum]) -> None:
+        """Get ready for questions about items: detections where a detector has to look, and an empty cache.
+
+        Args:
+            items: All that will be asked about.
+        """
+        from trainers.bgobj_llava.answering import AnswerSession
+
+        if self.finder is not None:
+            self.finder.prepare(items)
+        self.set_model_mode("eval")
+        self._session = AnswerSession(self.system, self.settings, self.autocast)
+
+    def finish_answers(self) -> None:
+        """Say what the cache did, and free it."""
+        self._session.close()
+        self._session = None
+
+    def parse_batch_test(self, batch: dict) -> tuple[Questions, list[dict[str, Any]]]:
+        """Return what is asked, and what the evaluator compares the answers with, read through `index`."""
+        return self._questions(batch), [_target(self._tested_items[index]) for index in batch["index"].tolist()]
+
+    def _questions(self, batch: dict) -> Questions:
+        from trainers.bgobj_llava.answering import Questions
+
+        masks = (batch[name].numpy() for name in ("obj_raw", "obj_mask", "obj_ring"))
+        splits = [
+            PatchSplit(raw, objects, ring, stock_order=stock, detected=bool(raw.any()))
+            for raw, objects, ring, stock in zip(*masks, batch["stock_order"].tolist(), strict=True)
+        ]
+        return Questions(batch["img"].to(self.device), batch["img_u8"], splits, batch["question"], batch["impath"])
+
+    def model_inference(self, input: Questions) -> list[dict[str, Any]]:
+        """Return one row per question: `answer`, `truncated`, and what it took."""
+        return self._session.answer(input)
+
+    # Prediction
+
+    def prepare_prediction(self, items: Sequence[Datum]) -> None:
+        """Get ready for questions about items; see `trainers/prediction/answers.py`."""
+        self.start_answers(items)
+
+    def finish_prediction(self) -> None:
+        """Say what the cache did, and free it."""
+        self.finish_answers()
+
+    def predict_rows(self, batch: dict) -> list[dict[str, Any]]:
+        """Return one row per question of a loader's batch; one that cannot be asked has an `error`."""
+        return self._session.answer_or_explain(self._questions(batch))
+
+    def prediction_facts(self) -> dict[str, Any]:
+        """Return what holds for all answers alike."""
+        node = self.settings
+        return {"split": node.SPLIT, "cache": node.CACHE.MODE, "notes": list(self.notes)}
 
 
 def _target(item: Datum) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 A trainer that does so sets `answers_questions = True` and defines `predict_rows(batch) -> list[dict]`; a question that it
 cannot answer has a dict with `error` alone. It may define `prepare_prediction(items)`, called once with all items before they
-are read.
+are read, and `finish_prediction()`, called after the last one.
 """
 
 from __future__ import annotations
@@ -30,10 +30,14 @@ def answer_questions(trainer: Any, asked: Sequence[Asked]) -> Iterator[dict[str,
         trainer.prepare_prediction(items)
     with_id = any(each.extras.get("question_id") for each in asked)
     said = _answer_items(trainer, items) if items else iter(())
-    for each in tqdm(asked, desc="predict", leave=False, disable=None):
-        row = {"error": each.error} if each.error else next(said)
-        row.setdefault("error", "")
-        yield each.row(with_id=with_id) | {name: row[name] for name in sorted(row, key=lambda name: name == "error")}
+    try:
+        for each in tqdm(asked, desc="predict", leave=False, disable=None):
+            row = {"error": each.error} if each.error else next(said)
+            row.setdefault("error", "")
+            yield each.row(with_id=with_id) | {name: row[name] for name in sorted(row, key=lambda name: name == "error")}
+    finally:
+        if hasattr(trainer, "finish_prediction"):
+            trainer.finish_prediction()
 
 
 def _answer_items(trainer: Any, items: Sequence[Any]) -> Iterator[dict[str, Any]]:
