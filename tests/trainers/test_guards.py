@@ -216,6 +216,15 @@ def test_no_save_holds_weights_after_a_nan(nan_at: int, tmp_path: Path) -> None:
     assert (sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []) == files
 
 
+def test_nothing_is_saved_while_a_nan_is_pending(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(ToyTalker, "lazy_guard", True)
+    trainer = build(make_cfg(tmp_path))
+    trainer.guard_loss(torch.tensor(float("nan")), {}, {})
+    with pytest.raises(FloatingPointError):
+        trainer.save_model(0, str(tmp_path))
+    assert not (tmp_path / "toy_talker").exists()
+
+
 def test_lazy_run_shows_losses_at_print_steps_and_learns_the_same(tmp_path: Path) -> None:
     eager = run(make_cfg(tmp_path / "eager", {"TRAIN.PRINT_FREQ": 5}), ToyTalker)
     lazy = run(make_cfg(tmp_path / "lazy", {"TRAIN.PRINT_FREQ": 5}), ToyTalker, lazy_guard=True)

@@ -88,6 +88,10 @@ class ToyTalker(TunedTrainer):
         self.seen: list[tuple[int, ...]] = []
         self.rates: list[float] = []
 
+    def before_epoch(self) -> None:
+        super().before_epoch()
+        torch.rand(1), random.random(), np.random.rand()  # a resumed run may draw before its first batch
+
     def forward_backward(self, batch: dict | None) -> dict[str, float] | None:
         if batch is not None and self.epoch * self.num_batches + self.batch_idx == self.kill_at:
             raise Killed
