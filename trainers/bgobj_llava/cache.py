@@ -176,7 +176,7 @@ class BackgroundCache:
         if entry is not None:
             return entry.rows
         try:
-            return read_rows(self._tiers.disk.path(facts.key))
+            return read_rows(self._tiers.disk.path(facts.key), facts)
         except DamagedEntry as error:
             self._drop_damaged(facts.key, error)
             return None

@@ -1,6 +1,6 @@
 """Entries on disk: one safetensors file each, written whole or not at all, checked whenever it is read.
 
-A file is named after its entry's key. Its metadata hold the full key and a checksum over all tensors; the key is also computed
+A file is named after its entry's key. Its metadata hold the full key and a checksum over all of it; the key is also computed
 again from the stored patches and pixels. A file that does not hold what it says is never used.
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,16 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save_file
+from torch import Tensor
 
 from clip_ext.files import replacing
 from trainers.bgobj_llava.cache_entry import Entry, Facts, Payload, hash_tensors
-from trainers.bgobj_llava.cache_key import SCHEMA, entry_key
+from trainers.bgobj_llava.cache_key import SCHEMA, entry_key, hash_fields
 
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
+NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
 PART = ".*.part"  # what a killed writer leaves
 STALE_SECONDS = 3600
 PIXELS = "pixels"
@@ -48,14 +51,13 @@ def write_entry(path: Path, entry: Entry) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in entry.payload.flat().items()}
+    tensors = _apart({name: tensor.cpu().contiguous() for name, tensor in entry.payload.flat().items()})
     tensors[PIXELS] = torch.from_numpy(np.ascontiguousarray(entry.rows))
     facts = entry.facts
     metadata = {
         "schema": SCHEMA,
         "key": facts.key,
         "context": facts.context,
-        "checksum": hash_tensors(tensors),
         "n_patches": str(len(facts.patches)),
         "patches": np.packbits(facts.patches).tobytes().hex(),
         "anchors": json.dumps(facts.anchors),
@@ -64,7 +66,7 @@ def write_entry(path: Path, entry: Entry) -> None:
         "layers": json.dumps({name: len(stack) for name, stack in entry.payload.pairs.items()}),
     }
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        save_file(tensors, temporary, metadata=metadata | {"checksum": _checksum(metadata, tensors)})
 
 
 def read_facts(path: Path) -> tuple[Facts, str]:
@@ -75,8 +77,7 @@ def read_facts(path: Path) -> tuple[Facts, str]:
         DamagedEntry: If it is one that cannot be read.
         FileNotFoundError: If it is gone.
     """
-    if path.suffix != SUFFIX:
-        raise ForeignFile(f"{path} is no cache entry")
+    _check_name(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -87,17 +88,24 @@ def read_facts(path: Path) -> tuple[Facts, str]:
     return _parse(path, metadata)
 
 
-def read_rows(path: Path) -> NDArray[np.uint8]:
+def read_rows(path: Path, facts: Facts) -> NDArray[np.uint8]:
     """Read an entry's pixels only.
 
+    Args:
+        path: Its file.
+        facts: What the file said when it was opened; the pixels have to fit the key.
     Raises:
-        DamagedEntry: If they cannot be read.
+        DamagedEntry: If they cannot be read, or are not those that were stored.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return file.get_tensor(PIXELS).numpy()
+            rows = file.get_tensor(PIXELS).numpy()
+        key = entry_key(facts.context, facts.patches, rows)
     except _BROKEN as error:
         raise DamagedEntry(f"{path} cannot be read: {error}") from error
+    if key != facts.key:
+        raise DamagedEntry(f"{path}: its pixels do not belong to its key")
+    return rows
 
 
 def read_entry(path: Path) -> Entry:
@@ -108,6 +116,7 @@ def read_entry(path: Path) -> Entry:
         DamagedEntry: If anything differs from what was written.
         FileNotFoundError: If it is gone.
     """
+    _check_name(path)
     try:
         content = path.read_bytes()  # once: another process may replace the file meanwhile
         metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
@@ -125,9 +134,31 @@ def read_entry(path: Path) -> Entry:
         raise DamagedEntry(f"{path} is incomplete: {error}") from error
     if key != facts.key:
         raise DamagedEntry(f"{path}: patches or pixels do not belong to its key")
-    if hash_tensors(tensors) != checksum:
-        raise DamagedEntry(f"{path}: the tensors differ from their checksum")
+    if _checksum(metadata, tensors) != checksum:
+        raise DamagedEntry(f"{path}: header or tensors differ from their checksum")
     return Entry(facts, rows, payload)
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors that share memory with an earlier one, which safetensors refuses."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return result
+
+
+def _check_name(path: Path) -> None:
+    if not NAME.fullmatch(path.name):
+        raise ForeignFile(f"{path} is no cache entry by its name")
+
+
+def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """Hash everything in a file but the checksum itself."""
+    header = [f"{name}={value}" for name, value in sorted(metadata.items()) if name != "checksum"]
+    return hash_fields([hash_tensors(tensors), *header])
 
 
 def _parse(path: Path, metadata: dict[str, str]) -> tuple[Facts, str]:
