@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from yacs.config import CfgNode
 from trainers import precision
 from trainers.adapters import find_adapter, read_adapter
 from trainers.bgobj_llava.artifact import LoadedAdapter, describe_model, load_adapter
+from trainers.bgobj_llava.building import build_system
 from trainers.bgobj_llava.config import add_config
 from trainers.bgobj_llava.loading import LoadedLlava, load_llava
 from trainers.bgobj_llava.model import BgObjLlava
 from trainers.bgobj_llava.probe import compute_probe
-from trainers.bgobj_llava.prompt import PromptEncoder, PromptTemplate
-from trainers.bgobj_llava.scopes import add_lora, prepare_trainables, trainable_parts
+from trainers.bgobj_llava.prompt import PromptEncoder
 from trainers.bgobj_llava.settings import model_options
 
 HALF = (torch.bfloat16, torch.float16)
@@ -77,25 +78,20 @@ def load_composition(
         base or record["base"]["id"], revision=revision or settings.REVISION, dtype=dtype, attn=attn or settings.ATTN,
         device=device,
     )  # fmt: skip
-    model = BgObjLlava(loaded.model, loaded.tokenizer, model_options(settings, seed=0)).to(device)
-    if settings.TRAIN.SCOPE == "lora":
-        add_lora(model, r=settings.LORA.R, alpha=settings.LORA.ALPHA, dropout=settings.LORA.DROPOUT)
-    parts = trainable_parts(model, settings.TRAIN.SCOPE, last_k=settings.TRAIN.LAST_K)
-    prepare_trainables(model, parts)
-    parameters = {name: parameter for pairs in parts.values() for name, parameter in pairs}
-    encoder = PromptEncoder(model.tokenizer, PromptTemplate(**record["prompt"]))
+    system = build_system(loaded, model_options(settings, seed=0), settings)
+    model, encoder, parameters = system.model, system.encoder, system.parameters
     adapter = load_adapter(
         path,
         parameters=parameters,
         facts=describe_model(model, encoder, loaded, settings),
-        probe=lambda: compute_probe(model, encoder, lambda: _autocast(model)),
+        probe=lambda: compute_probe(model, encoder, lambda: autocast_of(model)),
     )
     model.requires_grad_(False).eval()
     return Composition(model, encoder, settings, loaded, parameters, adapter)
 
 
-def _autocast(model: BgObjLlava) -> Any:
-    """Trained weights are fp32, so a half-precision base needs a common dtype in each product."""
+def autocast_of(model: BgObjLlava) -> AbstractContextManager:
+    """Return the context to run a model in: trained weights are fp32, so a half-precision base needs a common dtype."""
     return precision.autocast(model.device, model.dtype if model.dtype in HALF else None)
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +78,13 @@ class BgObjLlava(nn.Module):
         )
         self._devices_checked = False
         self.train(False)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options: Any) -> BgObjLlava:
+        """Put a stored model together; see `composition.load_composition`, which also returns its prompt and settings."""
+        from trainers.bgobj_llava.composition import load_composition
+
+        return load_composition(folder, **options).model
 
     def _build_parts(self, embedding: nn.Embedding, separator_ids: dict[str, int]) -> None:
         options, language_model = self.options, self.llava.model.language_model

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trainers.bgobj_llava.encode import SplitBatch
 from trainers.bgobj_llava.model import BgObjLlava
-from trainers.bgobj_llava.prompt import PromptEncoder
+from trainers.bgobj_llava.prompt import PromptEncoder, TextIds
 
 QUESTION = "what is in the picture?"
 STORED_LOGITS = 64  # evenly spread over the vocabulary
@@ -49,13 +49,11 @@ def compute_probe(
         encoder: Of the prompt.
         autocast: Context in which the model runs.
     """
-    pixels, objects = _picture(model.info.side_px), _object_patches(model.info.grid)
-    text = encoder.encode([(QUESTION, None)])
-    digest = hashlib.sha256(pixels.numpy().tobytes() + objects.numpy().tobytes())
+    images, objects, text = probe_input(model, encoder)
     options = model.options
+    digest = hashlib.sha256(_picture(model.info.side_px).numpy().tobytes() + objects.numpy().tobytes())
     ids = [*text.prefix.tolist(), *text.rest.tolist()]
     digest.update(repr((options.split, options.position, options.cls, sorted(model.visible), ids)).encode())
-    images = (pixels.float().permute(2, 0, 1)[None] / 127.5 - 1).to(model.device, model.dtype)
     mode = model.training
     model.eval()
     try:
@@ -67,6 +65,12 @@ def compute_probe(
     chosen = torch.linspace(0, len(logits) - 1, min(STORED_LOGITS, len(logits))).long()
     dtype, device = str(rows.dtype).removeprefix("torch."), model.device.type
     return Probe(digest.hexdigest(), dtype, device, logits[chosen].tolist(), logits.abs().max().item())
+
+
+def probe_input(model: BgObjLlava, encoder: PromptEncoder) -> tuple[Tensor, Tensor, TextIds]:
+    """Return the fixed input: image (1, 3, S, S) in the model's dtype, object patches (P,), and the question."""
+    pixels = _picture(model.info.side_px).float().permute(2, 0, 1)[None] / 127.5 - 1
+    return pixels.to(model.device, model.dtype), _object_patches(model.info.grid), encoder.encode([(QUESTION, None)])
 
 
 def _picture(side_px: int) -> Tensor:
