@@ -198,8 +198,8 @@ def _parse(record: Mapping[str, Any], source: str) -> Detections:
     masks = None
     try:
         if "masks" in record:
-            size = (record["height"], record["width"])
-            masks = np.array([decode_mask(code) for code in record["masks"]], dtype=bool).reshape(-1, *size)
+            size = record["height"], record["width"]
+            masks = np.array([_decode_sized(code, size) for code in record["masks"]], dtype=bool).reshape(-1, *size)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{source}: {error}") from error
     lengths = {"boxes": len(boxes), "scores": len(scores), "labels": len(labels)}
@@ -207,6 +207,12 @@ def _parse(record: Mapping[str, Any], source: str) -> Detections:
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{source}: numbers differ: {', '.join(f'{count} {name}' for name, count in lengths.items())}")
     return Detections(boxes, scores, labels, masks)
+
+
+def _decode_sized(code: Mapping[str, Any], size: tuple[int, int]) -> Bools:
+    if tuple(code["size"]) != size:
+        raise ValueError(f"a mask of size {code['size']}; expected {list(size)}, the image's height and width")
+    return decode_mask(code)
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,8 +13,6 @@ from numpy.typing import NDArray
 from trainers.bgobj_llava.boxes_file import BoxesFile, BoxesWriter, FileHashes, Origin
 from trainers.bgobj_llava.detectors import Detections, Detector, DetectorOptions, random_like
 from trainers.bgobj_llava.geometry import open_image
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +119,6 @@ def _unfinished(paths: Iterable[str | os.PathLike], finished: set[str], counts: 
             pixels = np.array(open_image(path))
         except (ValueError, OSError) as error:
             counts.failed[path.as_posix()] = str(error)
-            logger.warning("%s", error)
             continue
         seen.add(sha256)
         yield DecodedFile(path, sha256, pixels)

@@ -151,9 +151,7 @@ def save_view(folder: str | Path, name: str, view: SplitView, facts: dict[str, A
     Returns:
         Both files.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = facts or {}
+    folder, facts = Path(folder), facts or {}
     heading = "   ".join(str(facts[key]) for key in ("impath", "question", "answer") if key in facts)
     picture = save_panels(folder / f"{name}.png", draw_panels(view), heading, view)
     record = folder / f"{name}.json"
@@ -185,6 +183,7 @@ def save_panels(path: Path, panels: Sequence[Panel], heading: str = "", view: Sp
             axes.imshow(panel.pixels, interpolation="nearest")
         if view is not None:
             _annotate(axes, number, view)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
     return path
