@@ -34,8 +34,8 @@ class PrefillState:
         Args:
             pairs: As `pairs` gives; without `fusion` (or with none in it) there are no fusion layers.
         """
-        fusion = pairs.get("fusion") or None
-        return cls(DynamicCache(ddp_cache_data=list(pairs["llm"])), DynamicCache(ddp_cache_data=list(fusion)) if fusion else None)
+        llm, fusion = list(pairs["llm"]), list(pairs.get("fusion") or ())
+        return cls(DynamicCache(ddp_cache_data=llm), DynamicCache(ddp_cache_data=fusion) if fusion else None)
 
     @property
     def length(self) -> int:

@@ -162,7 +162,8 @@ class PromptEncoder:
             across = real & ~inside & (starts < last) & (ends > first)
             if across.any() or not inside.any():
                 pieces = self.tokenizer.convert_ids_to_tokens(ids[across].tolist())
-                raise PromptError("offset failure", f"tokens {pieces} cross the limits of the answer at characters {first}..{last}")
+                where = f"the answer at characters {first}..{last}"
+                raise PromptError("offset failure", f"tokens {pieces} cross the limits of {where}")
             labels[inside] = ids[inside]
         return labels
 

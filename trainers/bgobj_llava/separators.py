@@ -45,8 +45,8 @@ def add_separators(
     if missing:
         if len(tokenizer) + len(missing) > n_rows:
             raise ValueError(
-                f"{NODE}.SEP.STYLE is {style!r}, which needs {len(missing)} token ids from {len(tokenizer)} on, and the model's "
-                f"embedding has {n_rows} rows; use another style, or a model with spare rows"
+                f"{NODE}.SEP.STYLE is {style!r}, which needs {len(missing)} token ids from {len(tokenizer)} on, and the "
+                f"model's embedding has {n_rows} rows; use another style, or a model with spare rows"
             )
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in missing], special_tokens=True)

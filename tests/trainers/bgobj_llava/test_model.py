@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from split_models import (
@@ -17,10 +18,13 @@ from split_models import (
 )
 
 from trainers.bgobj_llava.encode import SplitBatch
+from trainers.bgobj_llava.generate import Generator
+from trainers.bgobj_llava.geometry import PatchSplit
 from trainers.bgobj_llava.model import BgObjLlava
 from trainers.bgobj_llava.options import ModelOptions
-from trainers.bgobj_llava.prompt import IGNORED
+from trainers.bgobj_llava.prompt import IGNORED, PromptEncoder
 from trainers.bgobj_llava.scopes import prepare_trainables, trainable_parts
+from trainers.bgobj_llava.sequence import SEPARATOR
 
 ODD = {
     "projector": "separate", "cls": "none", "position": "raster", "sep_style": "single", "sep_init": "random",
@@ -191,6 +195,28 @@ def test_loss_is_the_summed_cross_entropy_of_the_answers(split) -> None:
     loss = model.train_losses(images, splits, texts)
     assert loss.n_tokens == n_tokens == 6
     assert float(loss.total) == pytest.approx(expected, rel=1e-5) and loss.total.dtype == torch.float32
+
+
+@pytest.mark.parametrize("style", ["pairs", "single"])
+def test_training_and_generation_read_the_same_separators(style, monkeypatch) -> None:
+    model, seen = build_model(sep_style=style), []
+    build = BgObjLlava.build_segments
+
+    def spy(own: BgObjLlava, *arguments):
+        segments = build(own, *arguments)
+        chosen = segments.whole.types == SEPARATOR
+        seen.append((segments.whole.ids[chosen].tolist(), segments.whole.embeds[chosen].detach()))
+        return segments
+
+    monkeypatch.setattr(BgObjLlava, "build_segments", spy)
+    image, objects = random_images(model, 1), random_split(model, 1).objects
+    model.train().train_losses(image, SplitBatch.of(objects), encode_talks(model, 0))
+    model.eval()
+    split = PatchSplit(objects[0].numpy(), objects[0].numpy(), np.zeros(16, dtype=bool), stock_order=False, detected=True)
+    generator = Generator(model, PromptEncoder(model.tokenizer), max_new_tokens=2)
+    generator.answer(image[0], np.zeros((56, 56, 3), dtype=np.uint8), split, "where is it?")
+    assert len(seen) == 2 and seen[0][0] == seen[1][0] == list(model.info.separator_ids.values())
+    assert torch.equal(seen[0][1], seen[1][1])
 
 
 def test_scores_are_computed_for_answer_rows_only() -> None:

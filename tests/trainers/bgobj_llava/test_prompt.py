@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_llavas import tiny_tokenizer
+from tiny_llavas import TEXTS, tiny_tokenizer
+from tokenizers import Tokenizer, models, normalizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from trainers.bgobj_llava.prompt import IGNORED, PromptEncoder, PromptError, PromptTemplate
 from trainers.bgobj_llava.separators import add_separators
@@ -137,6 +139,28 @@ def test_answers_that_cannot_be_told_apart_are_refused(kind) -> None:
     with pytest.raises(PromptError) as caught:
         PromptEncoder(kind()).encode([("where is it?", "left")])
     assert caught.value.reason == "offset failure"
+
+
+def subword_tokenizer() -> PreTrainedTokenizerFast:
+    """Pieces as in Llama's tokenizer: the space belongs to the word after it, every digit is a piece."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    specials = ["<unk>", "<s>", "</s>", "<image>", "<pad>"]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=specials, initial_alphabet=list("0123456789▁"))
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=["<image>"], **names)
+
+
+@pytest.mark.parametrize("answers", [("red",), ("12 circles", "left"), ("9",)])
+def test_answers_of_subword_tokens_begin_with_their_space(answers) -> None:
+    encoder = PromptEncoder(subword_tokenizer())
+    talk = [("where is it?", answer) for answer in answers]
+    text, asked = encoder.encode(talk), encoder.encode([("where is it?", None)])
+    learned = encoder.tokenizer.convert_ids_to_tokens(text.labels[text.labels != IGNORED].tolist())
+    assert "".join(learned) == "".join(f" {answer}</s>" for answer in answers).replace(" ", "▁")
+    assert torch.equal(text.rest[: len(asked.rest)], asked.rest) and text.first_answer == len(asked.rest)
 
 
 def test_tokenizer_without_image_token_is_refused() -> None:
