@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,16 +27,21 @@ def hash_data(splits: dict[str, list[Any]]) -> str:
     """SHA-256 of what is in which split, independent of where the images lie and of how they were listed.
 
     One line per item, `split<TAB>path<TAB>label<TAB>class`, sorted; paths are POSIX and relative to the deepest folder that
-    holds all images.
+    holds all images. Items with extras (votes, questions, boxes) have them as JSON in a fifth column.
     """
     paths = [os.path.abspath(item.impath) for items in splits.values() for item in items]
     top = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
     lines = sorted(
         f"{split}\t{Path(os.path.relpath(os.path.abspath(item.impath), top)).as_posix()}\t{item.label}\t{item.classname}"
+        + _write_extras(getattr(item, "extras", None))
         for split, items in splits.items()
         for item in items
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _write_extras(extras: Mapping[str, Any] | None) -> str:
+    return f"\t{json.dumps(dict(extras), sort_keys=True)}" if extras else ""
 
 
 def git_state() -> dict[str, str | bool | None]:

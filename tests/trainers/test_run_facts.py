@@ -37,6 +37,18 @@ def test_hash_data_depends_on_the_split(tmp_path: Path) -> None:
     assert hash_data({"train_x": [], "test": []}) != hash_data(given)
 
 
+def test_hash_data_depends_on_extras_where_there_are_some(tmp_path: Path) -> None:
+    given = splits(tmp_path)
+    plain, item = hash_data(given), given["train_x"][0]
+    item.extras = {}
+    assert hash_data(given) == plain
+    hashes = []
+    for answer in ("red", "blue"):
+        item.extras = {"question": "which colour?", "answers": answer}
+        hashes.append(hash_data(given))
+    assert len({plain, *hashes}) == 3
+
+
 def test_git_state_is_the_commit_of_a_repository_and_none_outside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
