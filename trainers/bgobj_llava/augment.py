@@ -18,7 +18,7 @@ class MaskAugment:
     """How training disturbs what the detector found (`TRAINER.BGOBJLLAVA.AUG`).
 
     Attributes:
-        dilate_max: Objects grow by a random 0 to this many patches, instead of the policy's own number.
+        dilate_max: Objects grow by a random 0 to this many patches, instead of the policy's own number; 0 = always its own.
         spurious_p: Probability per image of one more box.
         drop_p: Probability per box of being missed.
         p_full: Probability per image of stock order, without a split.
@@ -55,6 +55,8 @@ class MaskAugment:
 
     def grow(self, policy: MaskPolicy, rng: np.random.Generator) -> MaskPolicy:
         """Return the policy with a random dilation."""
+        if not self.dilate_max:
+            return policy
         return replace(policy, dilate=int(rng.integers(self.dilate_max + 1)))
 
     def is_full(self, rng: np.random.Generator) -> bool:

@@ -137,7 +137,7 @@ def _add_training_keys(node: CfgNode) -> None:
     node.SCHEDULER_STEP = "update"  # update (per optimizer update) | epoch
     node.WARMUP_RATIO = 0.03  # share of all updates; [0, 1)
     node.AUG = CfgNode()
-    node.AUG.DILATE_MAX = 2  # patches; in training objects grow by a random 0 to this instead of MASK.DILATE; 0-4
+    node.AUG.DILATE_MAX = 2  # patches; in training objects grow by a random 0 to this, not by MASK.DILATE; 0 = by that; 0-4
     node.AUG.SPURIOUS_P = 0.1  # probability per image of one more box
     node.AUG.DROP_P = 0.1  # probability per box of being missed
     node.AUG.P_FULL = 0.1  # probability per image of stock LLaVA's order, without a split
