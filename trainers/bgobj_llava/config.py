@@ -101,7 +101,7 @@ def _add_detector_keys(node: CfgNode) -> None:
     node.DET.MISSING = "error"  # image without a record in the side file: error | no_detection
     node.DET.CONF = 0.25  # smallest score; [0, 1]
     node.DET.IOU = 0.7  # overlap above which ultralytics merges boxes; (0, 1]
-    node.DET.IMGSZ = 640  # px of ultralytics' input, a multiple of 32
+    node.DET.IMGSZ = 640  # px of a learned detector's input, a multiple of 32
     node.DET.MAX = 300  # boxes per image
     node.DET.CLASSES = []  # class names to keep, or -name to leave out; [] = all
     node.DET.MIN_AREA = 0.0  # px^2 of the original image; smaller boxes do not count
