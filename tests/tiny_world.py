@@ -1,8 +1,8 @@
 """A world small enough for every test: a random 12-block CLIP of width 32 and a data set of eight coloured training images.
 
 Language systems are asked about the same images (`tiny_questions`). Also run as a command in fresh processes:
-`python tiny_world.py [CONFIG_YAML RUN_FOLDER EPOCH OUT_FILE]...` rebuilds trainers, loads their weights and stores their logits of
-the test images.
+`python tiny_world.py [CONFIG_YAML RUN_FOLDER EPOCH OUT_FILE]...` rebuilds trainers, loads their weights and stores their logits
+of the test images.
 """
 
 from __future__ import annotations

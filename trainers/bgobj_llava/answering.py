@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import NDArray
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -21,6 +22,8 @@ from trainers.bgobj_llava.prompt import PromptError
 
 logger = logging.getLogger(__name__)
 
+Show = Callable[[int, dict[str, Any], "NDArray | None"], None]
+
 
 @dataclass(frozen=True, eq=False)
 class Questions:
@@ -32,6 +35,7 @@ class Questions:
         splits: Their object patches.
         questions: One each.
         impaths: Their files.
+        index: Their numbers in the split.
     """
 
     images: Tensor
@@ -39,6 +43,7 @@ class Questions:
     splits: Sequence[PatchSplit]
     questions: Sequence[str]
     impaths: Sequence[str]
+    index: Sequence[int]
 
 
 class AnswerSession:
@@ -62,16 +67,24 @@ class AnswerSession:
             self._generator = build_generator(system, node, self._cache)
             self._generator.refresh()
 
-    def answer(self, asked: Questions) -> list[dict[str, Any]]:
-        """Return one row per question: `answer`, `truncated`, `detected` and the trace."""
+    def answer(self, asked: Questions, show: Show | None = None) -> list[dict[str, Any]]:
+        """Return one row per question: `answer`, `truncated`, `detected` and the trace.
+
+        Args:
+            asked: The questions.
+            show: Called with the number in the split, the row, and the patches that came from the cache (None without a hit).
+        """
         with self._autocast():
             answers = self._answer_each(asked) if self._cache is not None else self._answer_all(asked)
         self._count += len(answers)
         self._undetected += sum(not split.detected for split in asked.splits)
-        return [
+        rows = [
             {"answer": each.text, "truncated": each.truncated, "detected": split.detected, **each.trace}
             for each, split in zip(answers, asked.splits, strict=True)
         ]
+        for number, row, each in zip(asked.index, rows, answers, strict=True) if show else ():
+            show(number, row, each.cached)
+        return rows
 
     def answer_or_explain(self, asked: Questions) -> list[dict[str, Any]]:
         """Return one row per question, which for one that cannot be asked is `error` alone."""
@@ -79,7 +92,7 @@ class AnswerSession:
         possible = [number for number, reason in enumerate(reasons) if not reason]
         rows: list[dict[str, Any]] = [{"error": reason} for reason in reasons]
         if possible:
-            columns = (asked.splits, asked.questions, asked.impaths)
+            columns = (asked.splits, asked.questions, asked.impaths, asked.index)
             chosen = Questions(
                 asked.images[possible], asked.pixels[possible], *([column[number] for number in possible] for column in columns)
             )

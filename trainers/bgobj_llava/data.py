@@ -16,7 +16,16 @@ from torch import Tensor
 from trainers.base import ExtrasWrapper
 from trainers.bgobj_llava.augment import MaskAugment
 from trainers.bgobj_llava.detectors import Detections
-from trainers.bgobj_llava.geometry import Canvas, MaskPolicy, PatchSplit, Placed, open_image, raw_patches, split_raw, stock_split
+from trainers.bgobj_llava.geometry import (
+    Canvas,
+    MaskPolicy,
+    PatchSplit,
+    Placed,
+    open_image,
+    raw_patches,
+    split_raw,
+    stock_split,
+)
 from trainers.bgobj_llava.samples import extras_of, question_of, turns_of
 from trainers.epoch_order import sample_rng
 

@@ -88,7 +88,7 @@ class Finder:
         if self.options.backend == "none":
             return from_boxes([])
         if impath not in self._found:
-            raise RuntimeError(f"{impath} was not looked at by {self.options.backend}; `prepare` comes before its split is read")
+            raise RuntimeError(f"{self.options.backend} has not looked at {impath}; `prepare` comes before its split is read")
         return self._found[impath]
 
     def prepare(self, items: Iterable[Datum]) -> None:
@@ -108,10 +108,8 @@ class Finder:
             images = _read(paths[first : first + BATCH])
             self._found |= dict(zip(images, detector.detect(list(images.values())), strict=True))
         seen = [self._found[path] for path in paths if path in self._found]
-        logger.info(
-            "%s: %s images in %.1f s, %s without objects", self.options.backend, f"{len(seen):,}", time.perf_counter() - started,
-            f"{sum(not len(found) for found in seen):,}",
-        )  # fmt: skip
+        empty, seconds = sum(not len(found) for found in seen), time.perf_counter() - started
+        logger.info("%s: %s images in %.1f s, %s without objects", self.options.backend, len(seen), seconds, empty)
 
 
 def _read(paths: Sequence[str]) -> dict[str, NDArray[np.uint8]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ class Answer:
         truncated: Whether the limit came before the end token.
         logits_first: Scores of the first token, nothing suppressed, (V,).
         trace: See `trace.write_trace`.
+        cached: Patches whose stored background was used, (P,), bool; None without a hit.
     """
 
     ids: list[int]
@@ -57,6 +58,7 @@ class Answer:
     truncated: bool
     logits_first: Tensor
     trace: dict[str, Any]
+    cached: NDArray[np.bool_] | None = None
 
 
 @dataclass(eq=False)
@@ -206,7 +208,8 @@ class Generator:
                 decoded = self._decoder.follow(first_id, state, segments.next_position)
             with clock.phase("store"):
                 self._settle(work, encoded)
-        return self._finish(decoded, logits[0], self._trace(clock, segments, work))
+        answer = self._finish(decoded, logits[0], self._trace(clock, segments, work))
+        return answer if work.hit is None else replace(answer, cached=work.hit.entry.facts.patches)
 
     def _look_up(self, work: _Work) -> None:
         if self.cache is None or self._model.training or work.split.stock_order or "bg" not in self._model.visible:

@@ -18,6 +18,7 @@ import torch
 from dassl.data import DataManager
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
+from numpy.typing import NDArray
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -27,6 +28,7 @@ from trainers.bgobj_llava import checks, settings
 from trainers.bgobj_llava.data import BgObjWrapper, Normalisation, SceneView, training_view
 from trainers.bgobj_llava.finders import Finder
 from trainers.bgobj_llava.geometry import Canvas, PatchSplit
+from trainers.bgobj_llava.panels import PanelWriter
 from trainers.bgobj_llava.samples import drop_unusable, extras_of, problems_with_items
 from trainers.tuned import TunedTrainer
 
@@ -87,6 +89,7 @@ class BgObjLLaVA(TunedTrainer):
             custom_tfm_test=view,
             dataset_wrapper=BgObjWrapper,
         )
+        self.panels = PanelWriter(node.VIS.EVERY, node.VIS.DIR or Path(self.output_dir, "panels"), view)
         self._take_loaders()
         self._check_items()
         self.drops = drop_unusable(
@@ -288,11 +291,16 @@ class BgObjLLaVA(TunedTrainer):
             PatchSplit(raw, objects, ring, stock_order=stock, detected=bool(raw.any()))
             for raw, objects, ring, stock in zip(*masks, batch["stock_order"].tolist(), strict=True)
         ]
-        return Questions(batch["img"].to(self.device), batch["img_u8"], splits, batch["question"], batch["impath"])
+        columns = (batch["question"], batch["impath"], batch["index"].tolist())
+        return Questions(batch["img"].to(self.device), batch["img_u8"], splits, *columns)
 
     def model_inference(self, input: Questions) -> list[dict[str, Any]]:
         """Return one row per question: `answer`, `truncated`, and what it took."""
-        return self._session.answer(input)
+        return self._session.answer(input, show=self._show)
+
+    def _show(self, index: int, row: dict[str, Any], cached: NDArray | None) -> None:
+        item = self._tested_items[index]
+        self.panels.write(item, index, {"impath": item.impath, "question": extras_of(item)["question"], **row}, cached)
 
     # Prediction
 
