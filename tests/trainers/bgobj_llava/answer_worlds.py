@@ -1,0 +1,84 @@
+"""Pictures, splits and small models for the tests of answers."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from tiny_llavas import random_llava
+from torch import Tensor
+
+from trainers.bgobj_llava.cache import BackgroundCache
+from trainers.bgobj_llava.cache_options import CacheOptions
+from trainers.bgobj_llava.generate import Answer, Generator
+from trainers.bgobj_llava.geometry import MaskPolicy, PatchSplit, split_raw
+from trainers.bgobj_llava.model import BgObjLlava
+from trainers.bgobj_llava.options import ModelOptions
+from trainers.bgobj_llava.prompt import PromptEncoder
+
+GRID, PATCH = 4, 14
+SIDE = GRID * PATCH
+SMALL = {"vision": (3, 32), "llm": (3, 48)}
+QUESTIONS = ("what colour is the circle?", "how many objects are there?", "where is it?")
+
+
+def small_model(dtype: torch.dtype = torch.float32, attn: str = "sdpa", **options: Any) -> BgObjLlava:
+    """Random model around a random LLaVA of 4 x 4 patches; fusion layers are copies at work, not zeroed ones."""
+    llava, tokenizer = random_llava(dtype=dtype, attn=attn, **SMALL)
+    return BgObjLlava(llava, tokenizer, ModelOptions(**{"fusion_init": "copy", **options}))
+
+
+def autocast(model: BgObjLlava) -> AbstractContextManager:
+    """As the trainer runs it: layers of ours are fp32 in every precision."""
+    return torch.autocast("cpu", dtype=model.dtype) if model.dtype != torch.float32 else nullcontext()
+
+
+def generator(model: BgObjLlava, cache: BackgroundCache | None = None, limit: int = 4, **settings: Any) -> Generator:
+    return Generator(model, PromptEncoder(model.tokenizer), cache, limit, **settings)
+
+
+def new_cache(**options: Any) -> BackgroundCache:
+    return BackgroundCache(replace(CacheOptions(), **options))
+
+
+def picture(seed: int) -> np.ndarray:
+    """Random pixels, (S, S, 3), uint8."""
+    return np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def with_objects(scene: np.ndarray, raw: np.ndarray, seed: int) -> np.ndarray:
+    """Copy of a scene with other pixels on some patches."""
+    inside = np.kron(raw.reshape(GRID, GRID), np.ones((PATCH, PATCH), dtype=bool))
+    return np.where(inside[..., None], picture(seed), scene)
+
+
+def raw_mask(*patches: int) -> np.ndarray:
+    raw = np.zeros(GRID * GRID, dtype=bool)
+    raw[list(patches)] = True
+    return raw
+
+
+def split_of(*patches: int, ring: int = 0, dilate: int = 0) -> PatchSplit:
+    return split_raw(raw_mask(*patches), MaskPolicy(dilate=dilate, overlap_ring=ring, max_obj_frac=1.0), GRID)
+
+
+def split_at(patches: np.ndarray, ring: int = 0) -> PatchSplit:
+    """Split whose background are these patches."""
+    return split_of(*np.flatnonzero(~patches), ring=ring)
+
+
+def normalised(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
+
+
+def answer(asked: Generator, pixels: np.ndarray, split: PatchSplit, question: str = QUESTIONS[0], **more: Any) -> Answer:
+    with autocast(asked._model):
+        return asked.answer(normalised(pixels), pixels, split, question, **more)
+
+
+def same(left: Answer, right: Answer) -> bool:
+    """Whether two answers agree in every bit."""
+    return left.ids == right.ids and torch.equal(left.logits_first, right.logits_first)
