@@ -7,6 +7,7 @@
 One JSON line per image, known by the bytes of its file. Run it again to continue after an interruption or to add images.
 Backends and their options are those of `TRAINER.BGOBJLLAVA.DET`. Exit code 1 if a file was no image.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -55,7 +56,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     for name, text in HELP.items():
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=type(defaults[name]), default=defaults[name], help=f"{text} (%(default)s)")
-    parser.add_argument("--side-px", type=int, default=336, help="canvas of the vision tower, for bgsub and --frame model (336)")
+    parser.add_argument(
+        "--side-px", type=int, default=336, help="canvas of the vision tower, for bgsub and --frame model (336)"
+    )
     parser.add_argument("--patch-px", type=int, default=14, help="its patches (14)")
     parser.add_argument("--device", default="cpu", help="where a learned detector computes (cpu)")
     parser.add_argument("--batch", type=int, default=8, help="images per call (8)")
@@ -88,7 +91,9 @@ def main() -> None:
         counts = detect(args)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    print(f"{args.output}: {counts.written} new records with {counts.boxes} boxes ({counts.empty} without), {counts.skipped} known")
+    print(f"{args.output}: {counts.written} new records, {counts.boxes} boxes, {counts.skipped} images known")
+    if counts.empty:
+        print(f"no objects in {counts.empty} of the new ones")
     for path, reason in counts.failed.items():
         print(f"no record for {path}: {reason}", file=sys.stderr)
     sys.exit(1 if counts.failed else 0)

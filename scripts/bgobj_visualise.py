@@ -6,9 +6,10 @@
     python scripts/bgobj_visualise.py --predictions RUN/predictions.jsonl --sort flip --against BASE/predictions.jsonl \\
         --file boxes.jsonl --output DIR --top 20 --sweep
 
-`--background-of` shows what a cached background of another image would save: its background patches, whose pixels must be equal.
+`--background-of` shows what the cached background of another image would save; its pixels must be equal.
 `--sweep` adds a picture of every DILATE, then every OVERLAP_RING. Mask options are those of `TRAINER.BGOBJLLAVA.MASK`.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -45,7 +46,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("inputs", nargs="*", help="image files and folders")
     parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")
     parser.add_argument("--file", help="side file with boxes, of scripts/bgobj_detect.py")
-    parser.add_argument("--box", nargs=4, type=float, action="append", metavar=("X1", "Y1", "X2", "Y2"), help="instead: a box, px")
+    parser.add_argument(
+        "--box", nargs=4, type=float, action="append", metavar=("X1", "Y1", "X2", "Y2"), help="instead: a box, px"
+    )
     parser.add_argument("--background-of", help="image whose background is taken for the cached one")
     parser.add_argument("--sweep", action="store_true", help="also show every DILATE and OVERLAP_RING")
     parser.add_argument("--predictions", help="predictions.jsonl of an evaluation, whose images are shown")
@@ -57,7 +60,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--aspect", choices=ASPECTS, default="pad", help="how the image comes onto the canvas (pad)")
     for field in fields(MaskPolicy):
         flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=type(field.default), default=field.default, help=f"MASK.{field.name.upper()} (%(default)s)")
+        parser.add_argument(
+            flag, type=type(field.default), default=field.default, help=f"MASK.{field.name.upper()} (%(default)s)"
+        )
     return parser.parse_args(arguments)
 
 
@@ -112,12 +117,15 @@ class Painter:
         if self.args.sweep:
             views = sweep_image(open_image(path), view.found, self.canvas, sweep_policies(self.policy))
             save_panels(self.args.output / f"{name}_sweep.png", sweep_panels(views), path)
-            facts["sweep"] = [
-                {"dilate": each.policy.dilate, "overlap_ring": each.policy.overlap_ring, "objects": int(each.split.objects.sum()),
-                 "ring": int(each.split.ring.sum())} for each in views
-            ]  # fmt: skip
+            facts["sweep"] = [sweep_facts(each) for each in views]
         picture, _ = save_view(self.args.output, name, view, facts)
         return f"{picture}: {path}, {len(view.found)} objects, {view.split.objects.sum()} of {self.canvas.n_patches} patches"
+
+
+def sweep_facts(view: SplitView) -> dict[str, int]:
+    """Return the two swept values and what they give."""
+    counts = {"objects": int(view.split.objects.sum()), "ring": int(view.split.ring.sum())}
+    return {"dilate": view.policy.dilate, "overlap_ring": view.policy.overlap_ring, **counts}
 
 
 def with_background_of(other: SplitView, view: SplitView) -> SplitView:

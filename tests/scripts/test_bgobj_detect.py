@@ -1,7 +1,6 @@
 """The commands around boxes: fill a side file, continue it, and look at the split."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -52,14 +51,25 @@ def test_side_file_is_filled_and_continued(scene):
     assert (counts.written, counts.skipped, counts.empty) == (1, 2, 1)
 
 
-def test_the_command_reports_what_it_did(scene):
+def run(module, monkeypatch, *arguments: str) -> int | str:
+    """Run a command's `main` and return what it exits with."""
+    monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        module.main()
+    return stopped.value.code
+
+
+def test_the_command_reports_what_it_did(scene, monkeypatch, capsys):
     (scene / "frames" / "broken.png").write_bytes(b"no image")
-    command = [sys.executable, str(ROOT / "scripts" / "bgobj_detect.py"), "frames", "--output", "out/boxes.jsonl", "--backend", "none"]
-    done = subprocess.run(command, cwd=scene, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "2 new records with 0 boxes (2 without), 0 known" in done.stdout
-    assert done.stderr.strip().startswith("no record for frames/broken.png") and "no image that can be decoded" in done.stderr
+    monkeypatch.chdir(scene)
+    assert run(bgobj_detect, monkeypatch, "frames", "--output", "out/boxes.jsonl", "--backend", "none") == 1
+    written = capsys.readouterr()
+    assert "2 new records, 0 boxes, 0 images known" in written.out and "no objects in 2 of the new ones" in written.out
+    assert written.err.startswith("no record for frames/broken.png") and "no image that can be decoded" in written.err
     assert len(BoxesFile(scene / "out" / "boxes.jsonl")) == 2
+    (scene / "frames" / "broken.png").unlink()
+    assert run(bgobj_detect, monkeypatch, "frames", "--output", "out/boxes.jsonl", "--backend", "none") == 0
+    assert "CONF" in run(bgobj_detect, monkeypatch, "frames", "--output", "new.jsonl", "--backend", "none", "--conf", "7")
 
 
 def test_random_boxes_copy_the_sizes_of_a_side_file(scene):
@@ -87,18 +97,22 @@ def test_every_option_has_a_flag_with_the_same_default():
     assert {*bgobj_detect.HELP, "backend", "classes", "missing"} == {field.name for field in bgobj_detect.fields(defaults)}
 
 
-def look(scene: Path, monkeypatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["bgobj_visualise.py", "--output", str(scene / "views"), *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        bgobj_visualise.main()
-    return stopped.value.code
+def look(scene: Path, monkeypatch, *arguments: str) -> int | str:
+    return run(bgobj_visualise, monkeypatch, "--output", str(scene / "views"), *arguments)
 
 
 def test_views_are_drawn_with_sweep_and_cached_background(scene, monkeypatch, capsys):
     bgsub(scene)
     frames = scene / "frames"
     code = look(
-        scene, monkeypatch, str(frames / "a.png"), "--file", str(scene / "boxes.jsonl"), "--background-of", str(frames / "b.png"), "--sweep"
+        scene,
+        monkeypatch,
+        str(frames / "a.png"),
+        "--file",
+        str(scene / "boxes.jsonl"),
+        "--background-of",
+        str(frames / "b.png"),
+        "--sweep",
     )
     assert code == 0 and "1 objects" in capsys.readouterr().out
     assert sorted(path.name for path in (scene / "views").iterdir()) == ["0000_a.json", "0000_a.png", "0000_a_sweep.png"]

@@ -69,15 +69,21 @@ def look_at_random(true_boxes: BoxesFile) -> Look:
     """
 
     def look(files: list[DecodedFile]) -> list[Detections]:
-        return [random_like(_get(true_boxes, file), file.size, np.random.default_rng(int(file.sha256[:16], 16))) for file in files]
+        rngs = [np.random.default_rng(int(file.sha256[:16], 16)) for file in files]
+        return [random_like(_get(true_boxes, file), file.size, rng) for file, rng in zip(files, rngs, strict=True)]
 
     return look
 
 
 def write_boxes(
-    paths: Iterable[str | os.PathLike], look: Look, output: str | os.PathLike, *, options: DetectorOptions, weights_sha256: str = "",
+    paths: Iterable[str | os.PathLike],
+    look: Look,
+    output: str | os.PathLike,
+    *,
+    options: DetectorOptions,
+    weights_sha256: str = "",
     batch: int = 8,
-) -> DetectionCounts:  # fmt: skip
+) -> DetectionCounts:
     """Detect in image files and append to the side file; images that have a record are passed over.
 
     Args:

@@ -6,7 +6,6 @@ No detector runs inside a data loader: `scripts/bgobj_detect.py` writes its boxe
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainers.bgobj_llava.geometry import Bools, Canvas, check_boxes
-
-logger = logging.getLogger(__name__)
 
 NODE = "TRAINER.BGOBJLLAVA.DET"
 DETECTING = ("rtdetr", "dfine", "bgsub", "ultralytics", "none")  # from pixels alone
@@ -146,9 +143,7 @@ class DetectorOptions:
         return found
 
 
-def build_detector(
-    options: DetectorOptions, canvas: Canvas, *, device: str = "cpu", work_dir: str | Path = "."
-) -> Detector:
+def build_detector(options: DetectorOptions, canvas: Canvas, *, device: str = "cpu", work_dir: str | Path = ".") -> Detector:
     """Build the detector of the options, with their filters and frame.
 
     Args:
@@ -175,9 +170,7 @@ def _build_backend(options: DetectorOptions, canvas: Canvas, device: str, work_d
     if options.backend == "bgsub":
         from trainers.bgobj_llava.background_subtraction import BackgroundSubtraction
 
-        return BackgroundSubtraction(
-            canvas, tau=options.bgsub_tau, n_frames=options.bgsub_frames, reference=options.reference
-        )
+        return BackgroundSubtraction(canvas, tau=options.bgsub_tau, n_frames=options.bgsub_frames, reference=options.reference)
     if options.backend == "ultralytics":
         from trainers.bgobj_llava.yolo_detector import YoloDetector
 

@@ -42,8 +42,10 @@ class DetrDetector:
         config = load(AutoConfig.from_pretrained)
         expected = MODEL_TYPES[options.backend]
         if config.model_type not in expected:
-            raise ValueError(f"{NODE}.WEIGHTS {options.weights} holds a model of type {config.model_type}; "
-                             f"{NODE}.BACKEND {options.backend} expects {' or '.join(expected)}")
+            raise ValueError(
+                f"{NODE}.WEIGHTS {options.weights} holds a model of type {config.model_type}; "
+                f"{NODE}.BACKEND {options.backend} expects {' or '.join(expected)}"
+            )
         size = {"height": options.imgsz, "width": options.imgsz}
         self.processor = load(AutoImageProcessor.from_pretrained, size=size)
         model = load(AutoModelForObjectDetection.from_pretrained, use_safetensors=True)

@@ -221,7 +221,12 @@ def stock_split(raw: Bools, *, detected: bool = True) -> PatchSplit:
 
 
 def split_boxes(
-    boxes: NDArray, placed: Placed, canvas: Canvas, policy: MaskPolicy, scores: NDArray | None = None, masks: Bools | None = None
+    boxes: NDArray,
+    placed: Placed,
+    canvas: Canvas,
+    policy: MaskPolicy,
+    scores: NDArray | None = None,
+    masks: Bools | None = None,
 ) -> PatchSplit:
     """Split an image's patches by its boxes, or by the masks that come with them.
 
@@ -239,7 +244,12 @@ def split_boxes(
 
 
 def raw_patches(
-    boxes: NDArray, placed: Placed, canvas: Canvas, policy: MaskPolicy, scores: NDArray | None = None, masks: Bools | None = None
+    boxes: NDArray,
+    placed: Placed,
+    canvas: Canvas,
+    policy: MaskPolicy,
+    scores: NDArray | None = None,
+    masks: Bools | None = None,
 ) -> Bools:
     """Find the patches that boxes or masks cover (`O_raw`), (P,), bool. Arguments and errors as in `split_boxes`."""
     pixels = object_pixels(boxes, placed, policy, scores, masks)
@@ -322,8 +332,10 @@ def check_boxes(boxes: NDArray, source: str = "") -> NDArray[np.float64]:
         raise ValueError(f"{where}boxes of shape {found.shape}; expected (N, 4): x1, y1, x2, y2 in original pixels")
     bad = found[~(np.isfinite(found).all(axis=1) & (found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1]))]
     if len(bad):
-        raise ValueError(f"{where}{len(bad)} of {len(found)} boxes have x2 <= x1, y2 <= y1 or no finite number: "
-                         f"{bad[:3].tolist()}; expected x1, y1, x2, y2 in original pixels")
+        raise ValueError(
+            f"{where}{len(bad)} of {len(found)} boxes have x2 <= x1, y2 <= y1 or no finite number: "
+            f"{bad[:3].tolist()}; expected x1, y1, x2, y2 in original pixels"
+        )
     return found
 
 

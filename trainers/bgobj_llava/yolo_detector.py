@@ -1,4 +1,4 @@
-"""YOLO through ultralytics (extra `yolo`; code and weights are AGPL-3.0), from a local weight file, without network or unpickling."""
+"""YOLO through ultralytics (extra `yolo`, AGPL-3.0 code and weights): a local weight file, no network, no unpickling."""
 
 from __future__ import annotations
 

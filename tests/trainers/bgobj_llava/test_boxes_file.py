@@ -134,7 +134,9 @@ def test_an_interrupted_run_is_continued_and_its_half_line_removed(tmp_path, ima
 def test_boxes_of_other_settings_are_not_mixed(tmp_path, images):
     fill(images[:1], tmp_path / "boxes.jsonl", Counting())
     with pytest.raises(ValueError, match=r"another origin \(weights_sha256 'abc' -> 'def'; conf 0.25 -> 0.5\)"):
-        BoxesWriter(tmp_path / "boxes.jsonl", Origin.of(DetectorOptions(backend="none", classes=("cat", "-dog"), conf=0.5), "def"))
+        BoxesWriter(
+            tmp_path / "boxes.jsonl", Origin.of(DetectorOptions(backend="none", classes=("cat", "-dog"), conf=0.5), "def")
+        )
 
 
 def test_files_that_are_no_images_are_listed_and_the_rest_is_done(tmp_path, images):

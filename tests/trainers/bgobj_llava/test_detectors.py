@@ -222,7 +222,9 @@ def test_random_keeps_sizes_and_stays_inside():
 def test_filters_by_score_class_area_and_number():
     def left(found=None, **options):
         kept = filter_detections(found or some(), DetectorOptions(**{"conf": 0.0, **options}))
-        np.testing.assert_array_equal(kept.masks.argmax(axis=1)[:, 0], [["cat", "dog", "car"].index(name) for name in kept.labels])
+        np.testing.assert_array_equal(
+            kept.masks.argmax(axis=1)[:, 0], [["cat", "dog", "car"].index(name) for name in kept.labels]
+        )
         return kept.labels
 
     assert left() == ["cat", "dog", "car"]
@@ -275,7 +277,10 @@ def test_options_list_every_problem():
     [
         ({"backend": "rtdetr"}, "WEIGHTS is empty; rtdetr expects a folder or a model hub id"),
         ({"backend": "ultralytics", "weights": "yolov8n.pt"}, "WEIGHTS is 'yolov8n.pt'; ultralytics expects an existing local"),
-        ({"backend": "precomputed", "file": "no.jsonl"}, "FILE is 'no.jsonl'; expected a file written by scripts/bgobj_detect.py"),
+        (
+            {"backend": "precomputed", "file": "no.jsonl"},
+            "FILE is 'no.jsonl'; expected a file written by scripts/bgobj_detect.py",
+        ),
         ({"backend": "bgsub", "reference": "no.png"}, "REFERENCE is 'no.png'; expected an image file"),
         ({"backend": "precomputed"}, "BACKEND precomputed looks boxes up; a detector is one of rtdetr, dfine, bgsub"),
     ],

@@ -116,7 +116,11 @@ def test_every_colour_mode_becomes_rgb(tmp_path, mode):
 
 def test_undecodable_image_is_named(tmp_path):
     Image.fromarray(noise(40, 40)).save(tmp_path / "whole.png")
-    for name, content in (("text.jpg", b"no image"), ("cut.png", (tmp_path / "whole.png").read_bytes()[:900]), ("empty.png", b"")):
+    for name, content in (
+        ("text.jpg", b"no image"),
+        ("cut.png", (tmp_path / "whole.png").read_bytes()[:900]),
+        ("empty.png", b""),
+    ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=f"{name} is no image that can be decoded"):
             open_image(tmp_path / name)
@@ -206,7 +210,9 @@ def test_ring_is_background_near_objects_and_leaves_them_alone():
     assert not (ringed.ring & ringed.objects).any()
 
 
-@pytest.mark.parametrize(("rule", "objects", "stock"), [("object_only", 576, False), ("bg_only", 0, False), ("baseline", 576, True)])
+@pytest.mark.parametrize(
+    ("rule", "objects", "stock"), [("object_only", 576, False), ("bg_only", 0, False), ("baseline", 576, True)]
+)
 def test_no_detection_rules(rule, objects, stock):
     split = split_boxes([], place(), CANVAS, MaskPolicy(no_detection=rule, overlap_ring=2))
     assert (split.objects.sum(), split.background.sum(), split.stock_order) == (objects, 576 - objects, stock)
@@ -292,7 +298,12 @@ def patches_of(boxes: np.ndarray) -> np.ndarray:
 
 def test_jitter_table():
     """Share of jittered boxes inside the stored mask at d = 0, 1, 2, and of equal masks at d = 1 (spec: within .03)."""
-    table = {2: (0.80, 1.00, 1.00, 0.66), 4: (0.63, 1.00, 1.00, 0.40), 7: (0.44, 0.98, 1.00, 0.18), 14: (0.26, 0.76, 0.97, 0.03)}
+    table = {
+        2: (0.80, 1.00, 1.00, 0.66),
+        4: (0.63, 1.00, 1.00, 0.40),
+        7: (0.44, 0.98, 1.00, 0.18),
+        14: (0.26, 0.76, 0.97, 0.03),
+    }
     rng = np.random.default_rng(0)
     boxes = random_boxes(rng, 3000)
     stored = patches_of(boxes)

@@ -94,8 +94,9 @@ def test_counts_and_indices_agree_with_the_masks():
     view = view_split(photo(), from_boxes([(10, 5, 30, 25)]), CANVAS, POLICY, hit())
     record = describe_view(view)
     assert record == json.loads(json.dumps(record))
-    for name, mask in (("objects", view.split.objects), ("raw", view.split.raw), ("ring", view.split.ring),
-                       ("background", ~view.split.objects), ("cached", hit().background), ("encoded", hit().encoded)):  # fmt: skip
+    split = view.split
+    masks = {"objects": split.objects, "raw": split.raw, "ring": split.ring, "background": ~split.objects}
+    for name, mask in (masks | {"cached": hit().background, "encoded": hit().encoded}).items():
         assert record["indices"][name] == np.flatnonzero(mask).tolist()
         assert record["counts"][name] == mask.sum()
     assert (record["width"], record["height"], record["grid"], record["detected"]) == (80, 40, 4, True)
@@ -117,7 +118,9 @@ def test_files_are_written_and_can_be_read(tmp_path, boxes):
 
 def test_sweep_dilates_then_widens_the_ring():
     policies = sweep_policies(MaskPolicy(dilate=2, overlap_ring=3, rho=0.5))
-    assert [(policy.dilate, policy.overlap_ring) for policy in policies] == [(d, 0) for d in range(5)] + [(2, k) for k in range(1, 5)]
+    assert [(policy.dilate, policy.overlap_ring) for policy in policies] == [(d, 0) for d in range(5)] + [
+        (2, k) for k in range(1, 5)
+    ]
     assert all(policy.rho == 0.5 for policy in policies)
     canvas = Canvas(336, 14)
     views = sweep_image(photo(336, 336), from_boxes([(150, 150, 160, 160)]), canvas, sweep_policies(MaskPolicy()))
@@ -143,7 +146,12 @@ def row(name: str, answer: str, accuracy: float, **fields) -> dict:
 
 
 def test_rows_are_sorted_by_loss_area_and_flip():
-    rows = [row("a", "x", 1.0, n_o=3), row("b", "y", 0.0, n_o=9), row("c", "z", 0.0, n_o=1, loss=7.5), row("d", "w", 1.0, n_o=5)]
+    rows = [
+        row("a", "x", 1.0, n_o=3),
+        row("b", "y", 0.0, n_o=9),
+        row("c", "z", 0.0, n_o=1, loss=7.5),
+        row("d", "w", 1.0, n_o=5),
+    ]
     before = [row("a", "x", 1.0), row("b", "Y", 1.0), row("c", "other", 0.0, loss=7.5), row("d", "bad", 0.0), row("e", "", 0.0)]
     assert [each["impath"][0] for each in sort_rows(rows, "loss")] == ["c", "b", "a", "d"]
     assert [each["impath"][0] for each in sort_rows(rows, "area")] == ["b", "d", "a", "c"]
@@ -163,7 +171,11 @@ def test_rows_that_cannot_be_sorted_are_named(tmp_path):
         sort_rows([], "size")
     with pytest.raises(ValueError, match="share no image and question"):
         find_flips([row("a", "x", 1.0)], [row("b", "x", 1.0)])
-    for line, message in (("{", "line 2 is no JSON"), ('{"impath": "a.png"}', "line 2 has no impath and answer"), ("[1]", "line 2 has")):
+    for line, message in (
+        ("{", "line 2 is no JSON"),
+        ('{"impath": "a.png"}', "line 2 has no impath and answer"),
+        ("[1]", "line 2 has"),
+    ):
         (tmp_path / "predictions.jsonl").write_text(json.dumps(row("a", "x", 1.0)) + "\n" + line + "\n", encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             read_rows(tmp_path / "predictions.jsonl")

@@ -30,7 +30,9 @@ def test_padding_is_grey_right_and_below_and_nothing_is_scaled():
     padded = pad_to_stride(image)
     assert padded.shape == (1, 3, 352, 352) and padded.dtype == torch.float32
     np.testing.assert_array_equal((padded[0, :, :336, :336].permute(1, 2, 0) * 255).round().numpy(), image)
-    assert (padded[0, :, 336:] * 255).unique().tolist() == [114.0] and (padded[0, :, :, 336:] * 255).unique().tolist() == [114.0]
+    assert (padded[0, :, 336:] * 255).unique().tolist() == [114.0] and (padded[0, :, :, 336:] * 255).unique().tolist() == [
+        114.0
+    ]
     assert pad_to_stride(np.zeros((64, 32, 3), dtype=np.uint8)).shape == (1, 3, 64, 32)
 
 
@@ -79,7 +81,13 @@ def yolo_weights(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("frame", ["original", "model"])
 def test_yolo_returns_the_documented_arrays(yolo_weights, tmp_path, frame):
     options = DetectorOptions(
-        backend="ultralytics", weights=str(yolo_weights), conf=1e-6, max_boxes=5, frame=frame, imgsz=320, classes=("person", "car")
+        backend="ultralytics",
+        weights=str(yolo_weights),
+        conf=1e-6,
+        max_boxes=5,
+        frame=frame,
+        imgsz=320,
+        classes=("person", "car"),
     )
     detector = build_detector(options, CANVAS, work_dir=tmp_path)
     sizes = [(120, 80), (40, 200)]
