@@ -187,6 +187,8 @@ def write_adapter(
 def read_adapter(folder: str | Path, *, needs_tokenizer: bool) -> Adapter:
     """Read an adapter folder and check every file of it against its record.
 
+    A run that trains may replace the folder meanwhile; then it is read again.
+
     Args:
         folder: Whatever its name.
         needs_tokenizer: Refuse a folder without one.
@@ -194,7 +196,29 @@ def read_adapter(folder: str | Path, *, needs_tokenizer: bool) -> Adapter:
         FileNotFoundError: If the folder or one of its files is missing.
         ValueError: If a file is damaged or of another format: all problems at once.
     """
-    path = present_folder(Path(folder))
+    while True:
+        path = present_folder(Path(folder))
+        before = _identity(path)
+        try:
+            adapter = _read_once(path, needs_tokenizer=needs_tokenizer)
+        except (OSError, ValueError):
+            if _identity(present_folder(Path(folder))) == before:
+                raise
+        else:
+            if _identity(path) == before:
+                return adapter
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from one that took its place; its number alone may be given to a later one."""
+    try:
+        stat = folder.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def _read_once(path: Path, *, needs_tokenizer: bool) -> Adapter:
     if not path.is_dir():
         raise FileNotFoundError(f"there is no adapter folder {path} (looked in {Path.cwd()})")
     wanted = [path / TENSORS, path / RECORD, *([path / TOKENIZER] if needs_tokenizer else [])]

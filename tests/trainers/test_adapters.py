@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -117,6 +120,30 @@ def test_broken_weights_are_not_stored(value: float, message: str, tmp_path: Pat
     with pytest.raises(ValueError, match="nothing to store"):
         write_adapter(tmp_path / "x", {}, {}, BASE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_adapters_are_read_while_a_run_writes_more(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    stop = threading.Event()
+
+    def write() -> None:
+        epoch = 2
+        while not stop.is_set():
+            save(tmp_path, epoch)
+            epoch += 1
+            time.sleep(0.01)
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        try:
+            for _ in range(200):
+                assert read_adapter(tmp_path / "adapter" / "epoch-1", needs_tokenizer=True).tensors["epoch"].item() == 1
+                last = read_adapter(tmp_path / "adapter" / "last", needs_tokenizer=True)
+                assert last.tensors["epoch"].item() == last.record["epoch"]
+        finally:
+            stop.set()
+        writing.result()
+    assert last.record["epoch"] > 2
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------------

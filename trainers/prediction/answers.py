@@ -60,7 +60,7 @@ class AnswerTally:
         """Pass rows on and count them."""
         for row in rows:
             self.questions += 1
-            self.hits += bool(row.get("hit")) and row["hit"] != "miss"
+            self.hits += bool(row.get("hit"))
             self.failed += bool(row["error"])
             yield row
 
