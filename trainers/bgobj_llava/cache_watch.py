@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainers.bgobj_llava.cache_key import ContextFields, cache_context, weights_fingerprint
 from trainers.bgobj_llava.model import BgObjLlava
@@ -34,7 +34,7 @@ class ContextWatch:
     ) -> None:
         self._model, self._preprocessing = model, dict(preprocessing or {})
         self._base, self._trained = base, frozenset(trained)
-        self._from_files = _stamp({name: tensor for name, tensor in _tensors(model).items() if self._is_base(name)})
+        self._from_files = _places({name: tensor for name, tensor in _tensors(model).items() if self._is_base(name)})
         self._stamp: Stamp | None = None
         self._weights = ""
         self._contexts: dict[tuple[Any, ...], str] = {}
@@ -52,15 +52,14 @@ class ContextWatch:
         return self._contexts[situation]
 
     def _refresh(self) -> None:
-        tensors = _tensors(self._model)
-        stamp = _stamp(tensors) + _adapter_states(self._model)
+        stamp = take_stamp(self._model)
         if stamp == self._stamp:
             return
+        tensors, states = _tensors(self._model), [each for each in stamp if isinstance(each[0], tuple)]
         base = {name: tensor for name, tensor in tensors.items() if self._is_base(name)}
-        is_as_loaded = bool(self._base) and _stamp(base) == self._from_files
+        is_as_loaded = bool(self._base) and _places(base) == self._from_files
         in_memory = {name: tensor for name, tensor in tensors.items() if not is_as_loaded or name not in base}
-        states = repr(_adapter_states(self._model))
-        self._weights = weights_fingerprint((self._base if is_as_loaded else "") + states, in_memory)
+        self._weights = weights_fingerprint((self._base if is_as_loaded else "") + repr(states), in_memory)
         self._stamp = stamp
         self._contexts.clear()
 
@@ -89,20 +88,26 @@ def _tensors(model: BgObjLlava) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def _stamp(tensors: Mapping[str, Tensor]) -> Stamp:
-    """Place and version of every tensor; a tensor made in inference mode cannot change, and has no version."""
-    return tuple(
-        (name, tensor.data_ptr(), tensor.dtype, 0 if tensor.is_inference() else tensor._version) for name, tensor in tensors.items()
-    )
+def take_stamp(model: nn.Module) -> Stamp:
+    """Return the place and version of every tensor of a model, and which of peft's adapters are at work.
+
+    Done before every answer, hence without names. A tensor made in inference mode cannot change, and has no version.
+    """
+    stamp: list[tuple[Any, ...]] = []
+    waiting = [model]
+    while waiting:
+        module = waiting.pop()
+        waiting.extend(each for each in module._modules.values() if each is not None)
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                stamp.append((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version))
+        if "merged_adapters" in module.__dict__:  # a layer of peft; switching an adapter changes no tensor
+            stamp.append((tuple(module.active_adapters), module.disable_adapters, tuple(module.merged_adapters)))
+    return tuple(stamp)
 
 
-def _adapter_states(model: BgObjLlava) -> Stamp:
-    """Which of peft's adapters are at work; switching one changes no tensor."""
-    return tuple(
-        (name, tuple(module.active_adapters), module.disable_adapters, tuple(module.merged_adapters))
-        for name, module in model.named_modules()
-        if hasattr(module, "merged_adapters") and hasattr(module, "disable_adapters")
-    )
+def _places(tensors: Mapping[str, Tensor]) -> Stamp:
+    return tuple((name, each.data_ptr(), 0 if each.is_inference() else each._version) for name, each in tensors.items())
 
 
 def _dtype(model: BgObjLlava) -> str:
