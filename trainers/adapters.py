@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from clip_ext.folders import present_folder, replacing_folder
+from trainers.run_facts import installed_versions
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Adapter:
     Attributes:
         path: Its folder.
         tensors: Stable name -> trained tensor, on the CPU.
-        record: Content of adapter.json; `base`, `files` and `format` are this module's, the rest is the system's.
+        record: Content of adapter.json; `base`, `files`, `format` and `versions` are this module's, the rest is the system's.
         tokenizer: Folder of the tokenizer, None if there is none.
     """
 
@@ -180,7 +181,8 @@ def write_adapter(
         if save_tokenizer is not None:
             save_tokenizer(new / TOKENIZER)
         files = {path.relative_to(new).as_posix(): hash_file(path) for path in _files_below(new)}
-        content = {**record, "format": FORMAT, "base": {"id": base.id, "fingerprint": base.fingerprint}, "files": files}
+        own = {"format": FORMAT, "versions": installed_versions(), "base": asdict(base), "files": files}
+        content = {**record, **own}
         (new / RECORD).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 

@@ -63,7 +63,7 @@ def _git(*arguments: str) -> str | None:
 def installed_versions() -> dict[str, str | None]:
     """Versions of Python and of the packages that decide numbers; None for one that is not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in ("torch", "torchvision", "numpy", "open_clip_torch"):
+    for package in ("torch", "torchvision", "numpy", "open_clip_torch", "transformers", "peft"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

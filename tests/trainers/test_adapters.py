@@ -61,6 +61,7 @@ def test_content_comes_back_bit_by_bit(tmp_path: Path) -> None:
         assert adapter.tensors[name].dtype == tensor.dtype
         assert torch.equal(adapter.tensors[name], tensor)
     assert (adapter.base, adapter.record["scores"], adapter.tokenizer) == (BASE, {"accuracy": 50.0}, folder / "tokenizer")
+    assert torch.__version__.startswith(adapter.record["versions"]["torch"])
 
 
 def test_nothing_depends_on_the_folders_name(tmp_path: Path) -> None:
