@@ -90,6 +90,8 @@ def problems_with_keep(keep: str, key: str, final_model: str) -> list[str]:
         return [f"{key} is {keep!r}; expected one of {', '.join(KEEP)}"]
     if keep == "best" and final_model != "best_val":
         return [f"{key} is 'best', but TEST.FINAL_MODEL is {final_model!r}: no epoch is the best; expected last or best_val"]
+    if keep == "last" and final_model == "best_val":
+        return [f"{key} is 'last', but TEST.FINAL_MODEL is 'best_val', which tests the best; expected best_last or last_step"]
     return []
 
 

@@ -216,7 +216,9 @@ def test_problems_with_keep() -> None:
         "T.KEEP is 'some'; expected one of all, best_last, best, last"
     ]
     assert len(adapters.problems_with_keep("best", "T.KEEP", "last_step")) == 1
+    assert len(adapters.problems_with_keep("last", "T.KEEP", "best_val")) == 1
     assert adapters.problems_with_keep("best", "T.KEEP", "best_val") == []
+    assert adapters.problems_with_keep("last", "T.KEEP", "last_step") == []
     assert adapters.problems_with_keep("best_last", "T.KEEP", "last_step") == []
 
 
