@@ -227,7 +227,7 @@ def _count_patches(split: PatchSplit) -> str:
     if split.stock_order:
         return "stock order, no split"
     ring = f", circles: {split.ring.sum()} ring" if split.ring.any() else ""
-    return f"{split.objects.sum()} of {len(split.objects)} objects (dots: {split.raw.sum()} covered{ring})"
+    return f"objects: {split.objects.sum()} of {len(split.objects)} (dots: {split.raw.sum()} covered{ring})"
 
 
 def _original_mask(view: SplitView) -> Bools:
