@@ -34,6 +34,7 @@ setup(
     ),
     package_data={
         "clip_ext": ["model_configs/*.json", "assets/*", "texts/**/*.json"],
+        "trainers.bgobj_llava": ["assets/*.json", "assets/*/*"],
     },
     install_requires=[
         "torch>=2.6",
