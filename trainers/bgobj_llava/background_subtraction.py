@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import numpy as np
@@ -34,7 +35,8 @@ class BackgroundSubtraction:
     def detect(self, images: list[NDArray[np.uint8]]) -> list[Detections]:
         """Find what differs in frames (h, w, 3) of one camera, in their order; one detection per connected group of patches.
 
-        Boxes and masks lie inside their patches, so that exactly these patches are found again on the canvas.
+        Boxes and masks lie inside their patches, so that exactly these patches are found again on the canvas (on an original
+        that is coarser than the patches, also their neighbours).
         """
         return [self._detect(self.canvas.place(Image.fromarray(image))) for image in images]
 
@@ -47,7 +49,7 @@ class BackgroundSubtraction:
         changed = self._differences(placed.pixels, reference) > self.tau
         side = self.canvas.patch_px
         groups = [group.repeat(side, axis=0).repeat(side, axis=1) for group in connected_groups(changed)]
-        masks = [mask for group in groups if (mask := placed.mask_to_original(group)).any()]
+        masks = [mask for group in groups if (mask := _on_original(group, placed)).any()]
         if not masks:
             return from_boxes([])
         found = from_boxes([_bounding_box(mask) for mask in masks])
@@ -76,6 +78,17 @@ def connected_groups(mask: Bools) -> list[Bools]:
         groups.append(group)
         left &= ~group
     return groups
+
+
+def _on_original(group: Bools, placed: Placed) -> Bools:
+    """Map a group (S, S) to the original (h, w): inside its patches, where its pixels are small enough."""
+    inside = placed.mask_to_original(group)
+    if inside.any():
+        return inside
+    left, top, right, bottom = placed.to_original([_bounding_box(group)])[0]
+    touched = np.zeros_like(inside)
+    touched[max(int(top), 0) : max(math.ceil(bottom), 0), max(int(left), 0) : max(math.ceil(right), 0)] = True
+    return touched
 
 
 def _bounding_box(mask: Bools) -> tuple[int, int, int, int]:

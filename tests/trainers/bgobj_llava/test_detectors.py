@@ -193,6 +193,19 @@ def test_background_subtraction_threshold_is_in_grey_levels():
         assert len(detector.detect([dark, light])[1]) == n_found
 
 
+def test_background_subtraction_loses_nothing_on_an_image_coarser_than_the_patches():
+    detector = build_detector(DetectorOptions(backend="bgsub", bgsub_tau=30.0), CANVAS)
+    empty = np.full((15, 20, 3), 90, dtype=np.uint8)  # a pixel is wider than a patch
+    frame = empty.copy()
+    frame[7, 9] = 255
+    found = detector.detect([empty, frame])[1]
+    check_arrays(found, (20, 15))
+    placed, before = CANVAS.place(Image.fromarray(frame)), CANVAS.place(Image.fromarray(empty))
+    differences = np.abs(placed.pixels.astype(float) - before.pixels).reshape(24, 14, 24, 14, 3).mean(axis=(1, 3, 4))
+    split = split_boxes(found.boxes, placed, CANVAS, MaskPolicy(dilate=0), found.scores, found.masks)
+    assert (differences > 30).any() and split.objects.reshape(24, 24)[differences > 30].all()
+
+
 def test_groups_touch_by_edge_or_corner():
     mask = np.array([[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]], dtype=bool)
     groups = connected_groups(mask)
