@@ -15,7 +15,9 @@ from yacs.config import CfgNode
 from trainers.bgobj_llava import settings
 from trainers.bgobj_llava.building import System
 from trainers.bgobj_llava.cache import BackgroundCache
+from trainers.bgobj_llava.cache_options import CacheOptions
 from trainers.bgobj_llava.cache_watch import ContextWatch
+from trainers.bgobj_llava.cost import CostModel
 from trainers.bgobj_llava.generate import Answer, Generator
 from trainers.bgobj_llava.geometry import PatchSplit
 from trainers.bgobj_llava.prompt import PromptError
@@ -60,7 +62,7 @@ class AnswerSession:
         self, system: System, node: CfgNode, autocast: Callable[[], AbstractContextManager], *, stream_id: str = "session"
     ) -> None:
         options = settings.cache_options(node)
-        self._cache = None if options is None else BackgroundCache(options, device=system.model.device)
+        self._cache = None if options is None else _open_cache(system, options)
         self._autocast, self._stream_id, self._encoder = autocast, stream_id, system.encoder
         self._undetected = self._count = 0
         with autocast():
@@ -131,6 +133,13 @@ class AnswerSession:
         except PromptError as error:
             return str(error)
         return ""
+
+
+def _open_cache(system: System, options: CacheOptions) -> BackgroundCache:
+    """Return a cache that knows what its hits save."""
+    cost = CostModel(system.model.llava.config, system.model.options)
+    n_prefix = len(system.encoder.encode([("?", None)]).prefix)
+    return BackgroundCache(options, device=system.model.device, saved_flops=cost.saved_by(n_prefix))
 
 
 def build_generator(system: System, node: CfgNode, cache: BackgroundCache | None) -> Generator:

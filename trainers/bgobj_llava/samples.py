@@ -73,10 +73,12 @@ class Drops:
     Attributes:
         total: Samples looked at, dropped ones included.
         reasons: Reason -> what was dropped, for the log.
+        longest: Tokens of the longest sequence that was kept.
     """
 
     total: int = 0
     reasons: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    longest: int = 0
 
     @property
     def count(self) -> int:
@@ -126,20 +128,22 @@ def drop_unusable(items: list[Datum], length_of: Callable[[Turns], int], *, max_
     """
     drops, kept = Drops(total=len(items)), []
     for item in items:
-        reason = _why_unusable(turns_of(extras_of(item), ocr_tokens=ocr_tokens), length_of, max_len)
+        length, reason = _measure(turns_of(extras_of(item), ocr_tokens=ocr_tokens), length_of, max_len)
         if reason is None:
             kept.append(item)
+            drops.longest = max(drops.longest, length)
         else:
             drops.reasons[reason].append(f"{item.impath}: {extras_of(item)['question']}")
     items[:] = kept
     return drops
 
 
-def _why_unusable(turns: Turns, length_of: Callable[[Turns], int], max_len: int) -> str | None:
+def _measure(turns: Turns, length_of: Callable[[Turns], int], max_len: int) -> tuple[int, str | None]:
+    """Return the tokens of a sample, and why it cannot be learned from."""
     if any(answer is None for _, answer in turns):
-        return "empty answer"
+        return 0, "empty answer"
     try:
         length = length_of(turns)
     except ValueError as error:
-        return getattr(error, "reason", str(error))
-    return f"longer than MAX_LEN {max_len} tokens" if length > max_len else None
+        return 0, getattr(error, "reason", str(error))
+    return length, f"longer than MAX_LEN {max_len} tokens" if length > max_len else None

@@ -166,6 +166,18 @@ class BgObjLLaVA(TunedTrainer):
         self.report.resume(self.start_epoch)
         self.report.add_facts(load=self.loaded.report.to_list(), base=self.loaded.base.id, drops=self.drops.to_dict())
         self.report.add_parameters(self.parameter_rows)
+        self._estimate_memory()
+
+    def _estimate_memory(self) -> None:
+        """Say what an update needs, before the first one fails."""
+        from trainers.bgobj_llava.memory import estimate_memory
+
+        memory = estimate_memory(
+            self.model, self.system.parts, optimizer=self.cfg.OPTIM.NAME, compute_dtype=precision.autocast_dtype(self.prec),
+            n_rows=self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE * self.drops.longest,
+        )  # fmt: skip
+        logger.info("Memory of an update: %s", memory.describe())
+        self.report.add_facts(memory=memory.to_dict())
 
     def before_epoch(self) -> None:
         """Start the epoch's sums, unless the epoch goes on where an interrupted run was."""
@@ -277,6 +289,9 @@ class BgObjLLaVA(TunedTrainer):
     def finish_answers(self) -> None:
         """Say what the cache did, and free it."""
         self._session.close()
+        if self.report.epochs and self._session.counters:  # of a training run
+            self.report.add_facts(cache=self._session.counters)
+            self.report.write()
         self._session = None
 
     def parse_batch_test(self, batch: dict) -> tuple[Questions, list[dict[str, Any]]]:

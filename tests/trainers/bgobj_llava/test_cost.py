@@ -166,3 +166,17 @@ def test_tiny_counts_see_a_wrong_split(monkeypatch) -> None:
     found = count(lambda: model.encode_group(random_images(model, 1), index, "obj"))
     cost = CostModel(model.llava.config)
     assert found == cost.vision(3) + cost.projector(3) != cost.vision(4) + cost.projector(4)
+
+
+def test_answers_from_the_cache_say_what_they_saved(make_trainer) -> None:
+    trainer = make_trainer("BgObjLLaVA", {".MASK.NO_DETECTION": "bg_only"})
+    trainer.start_answers(trainer.dm.dataset.test)
+    asked, _ = trainer.parse_batch_test(next(iter(trainer.test_loader)))
+    trainer.model_inference(asked)
+    rows = trainer.model_inference(asked)
+    cost = CostModel(trainer.model.llava.config, trainer.model.options)
+    n_prefix = len(trainer.system.encoder.encode([("where?", None)]).prefix)
+    assert any(row["hit"] == "kv" for row in rows)
+    assert [row["flops_saved"] for row in rows] == [
+        cost.saved(row["n_bg"], row["hit"], n_prefix) if row["hit"] else 0.0 for row in rows
+    ]

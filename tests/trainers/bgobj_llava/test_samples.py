@@ -48,7 +48,8 @@ def test_unusable_samples_are_dropped_in_place_and_counted_by_reason() -> None:
     drops = drop_unusable(items, length_of, max_len=usual + 20)
     assert items is same and len(items) == 1
     counts = {reason: len(names) for reason, names in drops.reasons.items()}
-    assert counts == {"empty answer": 3, "empty question": 1, "reserved token": 1, f"longer than MAX_LEN {usual + 20} tokens": 1}
+    too_long = f"longer than MAX_LEN {usual + 20} tokens"
+    assert counts == {"empty answer": 3, "empty question": 1, "reserved token": 1, too_long: 1}
     assert drops.to_dict() == {"samples": 7, "dropped": counts}
 
 
@@ -64,8 +65,8 @@ def test_the_longest_allowed_sequence_stays() -> None:
     usual = length_of([("what colour is it?", "red")])
     for limit, kept in ((usual, 1), (usual - 1, 0)):
         items = [ask(["red"])]
-        drop_unusable(items, length_of, max_len=limit)
-        assert len(items) == kept
+        drops = drop_unusable(items, length_of, max_len=limit)
+        assert (len(items), drops.longest) == (kept, usual * kept)
 
 
 def test_first_ten_of_a_reason_are_listed(caplog: pytest.LogCaptureFixture) -> None:
@@ -79,7 +80,7 @@ def test_first_ten_of_a_reason_are_listed(caplog: pytest.LogCaptureFixture) -> N
 def test_too_many_drops_stop_the_run_by_key() -> None:
     drops = drop_unusable([ask(["red"]), ask([]), ask(["blue"]), ask(["one"])], length_of, max_len=999)
     drops.check(0.25, "DATA.MAX_DROP")
-    with pytest.raises(ValueError, match=r"1 of 4 training samples cannot be used \(empty answer: 1\), more than DATA.MAX_DROP 0.2"):
+    with pytest.raises(ValueError, match=r"1 of 4 training samples .*\(empty answer: 1\), more than DATA.MAX_DROP 0.2"):
         drops.check(0.2, "DATA.MAX_DROP")
 
 
