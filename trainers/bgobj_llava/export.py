@@ -71,7 +71,7 @@ def export(composition: Composition, form: str, folder: Path) -> float:
         said, expected = write(composition, new)
         difference, limit = (said - expected).abs().max().item(), TOLERANCE * max(1.0, expected.abs().max().item())
         if composition.model.dtype == torch.float32 and not difference <= limit:
-            raise ValueError(f"logits of the exported model differ by {difference:.3g}, more than {limit:.2g}; nothing was kept")
+            raise ValueError(f"logits of the exported model differ by {difference:.3g}, allowed {limit:.2g}; nothing was kept")
         write_model_card(new, composition, form)
     return difference
 

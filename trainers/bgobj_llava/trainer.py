@@ -193,10 +193,20 @@ class BgObjLLaVA(TunedTrainer):
 
     def extra_state(self) -> dict[str, Any]:
         """See `TunedTrainer`."""
-        return super().extra_state() | {"epoch_loss": list(self._epoch_loss)}
+        return super().extra_state() | {"epoch_loss": list(self._epoch_loss), "base": self.loaded.base.fingerprint}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """See `TunedTrainer`."""
+        """See `TunedTrainer`.
+
+        Raises:
+            ValueError: If the run was on another base model.
+        """
+        base = self.loaded.base
+        if state["base"] != base.fingerprint:
+            raise ValueError(
+                f"MODEL.BACKBONE.NAME is {base.id!r} ({base.fingerprint[:12]}); the run to be continued was on another base model "
+                f"({state['base'][:12]})"
+            )
         super().load_extra_state(state)
         self._epoch_loss = list(state["epoch_loss"])
 

@@ -230,3 +230,15 @@ def test_epochs_and_the_best(base: Path, tmp_path: Path) -> None:
         loaded = load_adapter(tmp_path, epoch, parameters=fresh.parameters, facts=fresh.facts)
         assert loaded.epoch == expected
     assert torch.equal(answer_logits(fresh), answer_logits(built))
+
+
+def test_a_run_goes_on_with_its_own_base_only(trained_run, make_trainer, tmp_path: Path) -> None:
+    folder, trainer = trained_run("BgObjLLaVA")
+    resume = {"RESUME": str(folder), "OPTIM.MAX_EPOCH": 1}
+    same = make_trainer("BgObjLLaVA", resume)
+    same.before_train()
+    assert same.start_epoch == 1
+    other = write_llava(tmp_path / "other", vision=(3, 32), llm=(2, 48), seed=5)
+    changed = make_trainer("BgObjLLaVA", resume | {"MODEL.BACKBONE.NAME": str(other)}, run="changed")
+    with pytest.raises(ValueError, match="the run to be continued was on another base model"):
+        changed.before_train()
