@@ -87,5 +87,6 @@ def first_logits(trainer: Any, batch: Any) -> torch.Tensor:
 
     columns = [np.stack([getattr(split, name) for split in batch.splits]) for name in ("objects", "ring", "stock_order")]
     texts = [trainer.system.encoder.encode([(question, None)]) for question in batch.questions]
-    rows = trainer.model(batch.images, SplitBatch(*map(torch.from_numpy, columns)), texts)
+    with trainer.autocast():
+        rows = trainer.model(batch.images, SplitBatch(*map(torch.from_numpy, columns)), texts)
     return torch.stack([own[-1].float() for own in rows])

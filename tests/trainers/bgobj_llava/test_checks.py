@@ -89,7 +89,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "kv in raster order": ({"SPLIT": "isolate_only"}, "CACHE.MODE is 'kv', but with .*SPLIT isolate_only"),
     "tokens that saw objects": ({"SPLIT": "order_only", "CACHE.MODE": "tokens"}, "CACHE.MODE is 'tokens', but .*order_only"),
     "disk without a folder": ({"CACHE.DISK_GIB": 1.0}, "CACHE.DISK_GIB is 1.0, but .*CACHE.DIR is empty"),
-    "fusion without layers": ({"TRAIN.SCOPE": "fusion_projector"}, "TRAIN.SCOPE is 'fusion_projector', but .*FUSION.LAYERS is 0"),
+    "fusion without layers": ({"TRAIN.SCOPE": "fusion_projector"}, "TRAIN.SCOPE is 'fusion_projector', but .*LAYERS is 0"),
     "detector without weights": ({"DET.BACKEND": "rtdetr"}, "DET.WEIGHTS is empty; rtdetr expects"),
     "yolo without a file": ({"DET.BACKEND": "ultralytics"}, "DET.WEIGHTS is ''; ultralytics expects an existing"),
     "no side file": ({"DET.FILE": "nowhere.jsonl"}, "DET.FILE is 'nowhere.jsonl'; expected"),

@@ -37,7 +37,8 @@ def make_item(folder: Path, boxes: list | None = None, size: tuple[int, int] = (
 
 def make_view(**changes: Any) -> SceneView:
     finder = Finder(DetectorOptions(missing="no_detection"), CANVAS)
-    view = SceneView(CANVAS, MaskPolicy(dilate=0), Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), finder, keeps_pixels=True)
+    normalise = Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    view = SceneView(CANVAS, MaskPolicy(dilate=0), normalise, finder, keeps_pixels=True)
     return replace(view, **changes)
 
 
