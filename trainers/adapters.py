@@ -33,6 +33,7 @@ TENSORS, RECORD, TOKENIZER = "adapter.safetensors", "adapter.json", "tokenizer"
 BEST, LAST = "best", "last"
 FORMAT = 1
 EPOCH_FOLDER = re.compile(r"epoch-(\d+)")
+LAYER_NUMBER = re.compile(r"\.\d+\.")
 
 # CHECKPOINT.KEEP -> whether an adapter per epoch, the best and the last one are kept.
 KEEP = {
@@ -301,14 +302,28 @@ def problems_with_base(adapter: Adapter, base: BaseModel) -> list[str]:
 
 
 def problems_with_tensors(adapter: Adapter, parameters: Mapping[str, Tensor]) -> list[str]:
-    """Return one message per kind of difference between stored tensors and trainable parameters: names and shapes."""
+    """Return messages for the differences between stored tensors and trainable parameters: names and shapes."""
     stored = adapter.tensors
-    problems = [f"missing tensor: {name}" for name in sorted(parameters.keys() - stored.keys())]
-    problems += [f"unexpected tensor: {name}" for name in sorted(stored.keys() - parameters.keys())]
-    return problems + [
-        f"shape of {name}: stored {tuple(stored[name].shape)}, expected {tuple(parameters[name].shape)}"
-        for name in sorted(stored.keys() & parameters.keys())
-        if stored[name].shape != parameters[name].shape
+    shared = sorted(stored.keys() & parameters.keys())
+    return [
+        *_list_names("missing tensor", sorted(parameters.keys() - stored.keys())),
+        *_list_names("unexpected tensor", sorted(stored.keys() - parameters.keys())),
+        *(
+            f"shape of {name}: stored {tuple(stored[name].shape)}, expected {tuple(parameters[name].shape)}"
+            for name in shared
+            if stored[name].shape != parameters[name].shape
+        ),
+    ]
+
+
+def _list_names(title: str, names: list[str]) -> list[str]:
+    """Return one line per name; those that differ in a layer's number only share one."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(LAYER_NUMBER.sub(".*.", name), []).append(name)
+    return [
+        f"{title}: {members[0]}" if len(members) == 1 else f"{title}s ({len(members)}): {pattern}"
+        for pattern, members in alike.items()
     ]
 
 

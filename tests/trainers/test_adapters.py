@@ -198,6 +198,9 @@ def test_every_difference_of_the_tensors_is_named(tmp_path: Path) -> None:
     adapter = read_adapter(tmp_path / "x", needs_tokenizer=False)
     problems = adapters.problems_with_tensors(adapter, {"b": torch.ones(4), "c": torch.ones(1), "d": torch.ones(1)})
     assert problems == ["missing tensor: d", "unexpected tensor: a", "shape of b: stored (3,), expected (4,)"]
+    layers = {f"layers.{number}.weight": torch.ones(1) for number in range(12)}
+    problems = adapters.problems_with_tensors(adapter, {**adapter.tensors, **layers, "head.weight": torch.ones(1)})
+    assert problems == ["missing tensor: head.weight", "missing tensors (12): layers.*.weight"]
 
 
 def test_tensors_go_into_the_parameters(tmp_path: Path) -> None:

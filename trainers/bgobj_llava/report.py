@@ -123,6 +123,10 @@ class RunReport:
         logger.info("Epoch %d: %s", epoch, ", ".join(parts))
         self.write()
 
+    def exists(self) -> bool:
+        """Whether a run has written the file before."""
+        return (self._folder / REPORT).is_file()
+
     def compare(self) -> list[dict[str, Any]]:
         """Return, for each epoch after the first, how much every loss has changed since the one before."""
         return [

@@ -260,6 +260,9 @@ class BgObjLLaVA(TunedTrainer):
         found = load_adapter(directory, epoch, parameters=self.system.parameters, facts=self._facts(), probe=self._probe)
         logger.info("Loaded %s (epoch %s)", found.path, found.epoch)
         self.notes = found.notes
+        if self.notes and not self.report.exists():  # an evaluation in a folder of its own
+            self.report.add_facts(loaded=str(found.path), notes=list(self.notes))
+            self.report.write()
 
     def _facts(self) -> Any:
         from trainers.bgobj_llava.artifact import describe_model

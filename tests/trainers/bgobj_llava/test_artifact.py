@@ -242,3 +242,17 @@ def test_a_run_goes_on_with_its_own_base_only(trained_run, make_trainer, tmp_pat
     changed = make_trainer("BgObjLLaVA", resume | {"MODEL.BACKBONE.NAME": str(other)}, run="changed")
     with pytest.raises(ValueError, match="the run to be continued was on another base model"):
         changed.before_train()
+
+
+def test_an_evaluation_keeps_its_notes(trained_run, make_trainer, tmp_path: Path) -> None:
+    folder, _ = trained_run("BgObjLLaVA")
+    before = (folder / "report.json").read_text("utf-8")
+    for run, overrides, expected in (("same", {}, False), ("other", {".MASK.DILATE": 3}, True)):
+        trainer = make_trainer("BgObjLLaVA", overrides, run=run)
+        trainer.load_model(str(folder), epoch=1)
+        report = tmp_path / run / "report.json"
+        assert report.is_file() == expected
+    assert json.loads(report.read_text("utf-8"))["notes"][0].startswith("TRAINER.BGOBJLLAVA.MASK.DILATE: stored 1, now 3")
+    trainer = make_trainer("BgObjLLaVA", {".MASK.DILATE": 3, "OUTPUT_DIR": str(folder)})
+    trainer.load_model(str(folder), epoch=1)
+    assert (folder / "report.json").read_text("utf-8") == before
