@@ -261,7 +261,8 @@ def test_model_of_other_shapes_is_refused_with_every_difference(make_trainer, tm
     ("last", {"last"}, 1),
 ])  # fmt: skip
 def test_kept_epochs_follow_the_key(keep: str, folders: set[str], resumable: int, make_trainer, tmp_path: Path) -> None:
-    make_trainer(NAME, {".CHECKPOINT.KEEP": keep, "TEST.FINAL_MODEL": "best_val", ".CACHE.MODE": "none"}).train()
+    tested = "last_step" if keep == "last" else "best_val"
+    make_trainer(NAME, {".CHECKPOINT.KEEP": keep, "TEST.FINAL_MODEL": tested, ".CACHE.MODE": "none"}).train()
     assert {path.name for path in (tmp_path / "run" / "adapter").iterdir() if not path.name.startswith(".")} == folders
     assert len(list((tmp_path / "run" / "bgobj_llava").glob("model.pth.tar-*"))) == resumable
 
