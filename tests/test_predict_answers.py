@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from prediction_calls import call, edit_record, fails, read_csv, read_jsonl
 
+from clip_ext.file_hashes import hash_file
+from trainers.bgobj_llava.boxes_file import BoxesWriter, Origin
+from trainers.bgobj_llava.detectors import DetectorOptions, from_boxes
 from trainers.prediction.questions import find_questions
 
 NAME = "BgObjLLaVA"
@@ -155,7 +158,18 @@ def test_nothing_but_bad_rows(answering_run: Path, tmp_path: Path) -> None:
     assert list(row) == ["impath", "question", "error"]
 
 
-# --- detection at the time of asking --------------------------------------------------------------------------------------
+# --- objects of new images ----------------------------------------------------------------------------------------------
+
+
+def test_boxes_of_a_side_file(answering_run: Path, tiny_world: Path, tmp_path: Path) -> None:
+    known, unknown = Path(picture(tiny_world)), Path(picture(tiny_world, 1))
+    with BoxesWriter(tmp_path / "boxes.jsonl", Origin.of(DetectorOptions(), "")) as writer:
+        writer.write(hash_file(known), known.name, (32, 32), from_boxes([[4, 4, 9, 9]]))
+    words = ("--question", QUESTION, "TRAINER.BGOBJLLAVA.DET.FILE", str(tmp_path / "boxes.jsonl"))
+    assert call(answering_run, [known, unknown], tmp_path / "out.jsonl", *words) == 1
+    found, missing = read_jsonl(tmp_path / "out.jsonl")
+    assert 0 < found["n_obj"] < found["n_obj"] + found["n_bg"]
+    assert "DET.FILE" in missing["error"]
 
 
 def test_a_detector_looks_at_new_images(answering_run: Path, tiny_world: Path, tmp_path: Path) -> None:

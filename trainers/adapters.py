@@ -7,7 +7,6 @@ depend on its own name. Which of them a run keeps is `CHECKPOINT.KEEP`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from clip_ext.file_hashes import hash_file
 from clip_ext.folders import present_folder, replacing_folder
 from trainers.run_facts import installed_versions
 
@@ -348,15 +348,6 @@ def prune_epochs(folder: str | Path, keep: str, newest: str) -> None:
     for old in path.glob("model.pth.tar-*"):
         if old.name != newest and old.name.rpartition("-")[2].isdecimal():
             old.unlink()
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _files_below(folder: Path) -> list[Path]:

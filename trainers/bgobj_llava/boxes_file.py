@@ -6,18 +6,18 @@ A record: `sha256` of the image file, `file` (its name, for people), `width`, `h
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_ext.file_hashes import FileHashes
 from trainers.bgobj_llava.detectors import Detections, DetectorOptions, from_boxes
 from trainers.bgobj_llava.geometry import Bools
 
@@ -25,30 +25,6 @@ logger = logging.getLogger(__name__)
 
 # What decides a detector's boxes, hence what all records of a file share.
 SETTINGS = ("frame", "conf", "iou", "imgsz", "max_boxes", "classes", "min_area", "bgsub_tau", "bgsub_frames", "reference")
-
-
-def hash_file(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-@dataclass
-class FileHashes:
-    """SHA-256 of files, computed once per path and version of the file."""
-
-    known: dict[tuple[str, int, int], str] = field(default_factory=dict)
-
-    def of(self, path: str | os.PathLike) -> str:
-        """Return the hash of the file at `path`."""
-        stat = os.stat(path)
-        key = (os.fspath(path), stat.st_size, stat.st_mtime_ns)
-        if key not in self.known:
-            self.known[key] = hash_file(path)
-        return self.known[key]
 
 
 @dataclass(frozen=True)

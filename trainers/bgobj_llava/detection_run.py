@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.bgobj_llava.boxes_file import BoxesFile, BoxesWriter, FileHashes, Origin
+from clip_ext.file_hashes import FileHashes
+from trainers.bgobj_llava.boxes_file import BoxesFile, BoxesWriter, Origin
 from trainers.bgobj_llava.detectors import Detections, Detector, DetectorOptions, random_like
 from trainers.bgobj_llava.geometry import open_image
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
 from transformers.utils import cached_file
 
-from trainers.bgobj_llava.boxes_file import hash_file
+from clip_ext.file_hashes import hash_file
 from trainers.bgobj_llava.detectors import NODE, Detections, DetectorOptions, check_classes
 
 MODEL_TYPES = {"rtdetr": ("rt_detr", "rt_detr_v2"), "dfine": ("d_fine",)}

@@ -7,11 +7,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainers.adapters import hash_file
+from clip_ext.file_hashes import FileHashes
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
-_hashes: dict[tuple[str, int, int], str] = {}
+_hashes = FileHashes()  # of this process
 
 
 def find_weight_files(folder: Path) -> list[Path]:
@@ -32,12 +32,4 @@ def find_weight_files(folder: Path) -> list[Path]:
 
 def hash_weight_files(files: Sequence[Path]) -> str:
     """Return the SHA-256 over the hashes of weight files, hexadecimal; each file version is read once per process."""
-    return hashlib.sha256("".join(_hash_once(file) for file in files).encode()).hexdigest()
-
-
-def _hash_once(file: Path) -> str:
-    stat = file.stat()
-    key = (str(file.resolve()), stat.st_size, stat.st_mtime_ns)
-    if key not in _hashes:
-        _hashes[key] = hash_file(file)
-    return _hashes[key]
+    return hashlib.sha256("".join(_hashes.of(file) for file in files).encode()).hexdigest()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainers.bgobj_llava.boxes_file import hash_file
+from clip_ext.file_hashes import hash_file
 from trainers.bgobj_llava.detectors import NODE, STRIDE_PX, Detections, DetectorOptions, check_classes, split_classes
 
 PADDING_GREY = 114 / 255  # what YOLO models saw around images in training

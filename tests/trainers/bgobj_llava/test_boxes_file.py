@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clip_ext.file_hashes import hash_file
 from trainers.bgobj_llava.boxes_file import (
     BoxesFile,
     BoxesWriter,
-    FileHashes,
     Origin,
     decode_mask,
     encode_mask,
-    hash_file,
 )
 from trainers.bgobj_llava.detection_run import look_at_random, look_with, write_boxes
 from trainers.bgobj_llava.detectors import Detections, DetectorOptions, from_boxes
@@ -92,16 +91,6 @@ def test_an_image_is_known_by_its_bytes_wherever_it_lies(tmp_path, images):
     shutil.copy(images[0], tmp_path / "another name.png")
     assert len(boxes.find(tmp_path / "another name.png")) == 1
     assert boxes.find(images[1]) is None and len(boxes) == 1
-
-
-def test_hashes_are_computed_once_per_version_of_a_file(tmp_path, images, monkeypatch):
-    calls = []
-    monkeypatch.setattr("trainers.bgobj_llava.boxes_file.hash_file", lambda path: calls.append(path) or hash_file(path))
-    hashes = FileHashes()
-    assert hashes.of(images[0]) == hashes.of(str(images[0])) == hash_file(images[0])
-    assert len(calls) == 1
-    images[0].write_bytes(b"something longer than before, or at least different")
-    assert hashes.of(images[0]) == hash_file(images[0]) and len(calls) == 2
 
 
 def test_running_again_detects_only_what_is_new(tmp_path, images):

@@ -14,7 +14,8 @@ from PIL import Image
 from tiny_questions import Question
 
 from trainers.bgobj_llava import finders
-from trainers.bgobj_llava.boxes_file import BoxesWriter, Origin, hash_file
+from clip_ext.file_hashes import hash_file
+from trainers.bgobj_llava.boxes_file import BoxesWriter, Origin
 from trainers.bgobj_llava.detectors import Detections, DetectorOptions, from_boxes
 from trainers.bgobj_llava.finders import Finder
 from trainers.bgobj_llava.geometry import Canvas, open_image
