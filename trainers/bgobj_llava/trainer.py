@@ -161,7 +161,9 @@ class BgObjLLaVA(TunedTrainer):
     def before_train(self) -> None:
         """Let a detector look at the training images, then Dassl's part; afterwards write what trains."""
         if self.finder is not None:
-            self.finder.prepare(self.dm.dataset.train_x)
+            data = self.dm.dataset
+            self.finder.check([*data.train_x, *(data.val or []), *data.test])
+            self.finder.prepare(data.train_x)
         super().before_train()
         self.report.resume(self.start_epoch)
         self.report.add_facts(load=self.loaded.report.to_list(), base=self.loaded.base.id, drops=self.drops.to_dict())
@@ -204,8 +206,8 @@ class BgObjLLaVA(TunedTrainer):
         base = self.loaded.base
         if state["base"] != base.fingerprint:
             raise ValueError(
-                f"MODEL.BACKBONE.NAME is {base.id!r} ({base.fingerprint[:12]}); the run to be continued was on another base model "
-                f"({state['base'][:12]})"
+                f"MODEL.BACKBONE.NAME is {base.id!r} ({base.fingerprint[:12]}); "
+                f"the run to be continued was on another base model ({state['base'][:12]})"
             )
         super().load_extra_state(state)
         self._epoch_loss = list(state["epoch_loss"])
@@ -280,6 +282,8 @@ class BgObjLLaVA(TunedTrainer):
         """Evaluate as Dassl does, with a background cache of its own for each test."""
         data, chosen = self.dm.dataset, split or self.cfg.TEST.SPLIT
         self._tested_items = data.val if chosen == "val" and self.val_loader is not None else data.test
+        if self.finder is not None:
+            self.finder.check(self._tested_items)
         self.start_answers(self._tested_items)
         try:
             return super().test(split)
