@@ -166,7 +166,7 @@ class BackgroundCache:
                 search.reasons.add(DAMAGED)
         finally:
             self.counters.verified += search.n_compared
-        if not search.reasons and self._foreign.find(scene):
+        if not search.reasons and self._foreign.find(scene).facts:
             return Miss(FINGERPRINT)
         return Miss(search.reason)
 

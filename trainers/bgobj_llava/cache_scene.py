@@ -101,13 +101,14 @@ class Scene:
         A cell without background has the mean colour of the whole background.
         """
         grid = math.isqrt(len(self.raw))
-        means = self.rows.reshape(len(self.rows), -1, 3).mean(axis=1, dtype=np.float64)
+        n_pixels = self.rows.shape[1] // 3
+        means = self.rows.astype(np.float32) @ np.tile(np.eye(3, dtype=np.float32), (n_pixels, 1)) / n_pixels  # (P, 3)
         number = np.arange(grid) * CELLS // grid
         cell = (number[:, None] * CELLS + number[None, :]).reshape(-1)[self.background]
-        sums = np.zeros((CELLS * CELLS, 3))
-        np.add.at(sums, cell, means[self.background])
+        own = means[self.background]
+        sums = np.stack([np.bincount(cell, weights=channel, minlength=CELLS * CELLS) for channel in own.T], axis=1)
         counts = np.bincount(cell, minlength=CELLS * CELLS)[:, None]
-        filled = np.where(counts > 0, sums / np.maximum(counts, 1), means[self.background].mean(axis=0)).reshape(-1)
+        filled = np.where(counts > 0, sums / np.maximum(counts, 1), own.mean(axis=0)).reshape(-1)
         return (filled / max(float(np.linalg.norm(filled)), 1e-12)).astype(np.float32)
 
     def entry(self, context: str, payload: Payload) -> Entry:

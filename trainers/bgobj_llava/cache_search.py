@@ -64,7 +64,9 @@ class Search:
         """
         first = [previous] if previous is not None else []
         yield from self._exact(first)
-        yield from self._exact(facts for facts in self._index.find(self._scene) if facts is not previous)
+        found = self._index.find(self._scene)
+        self.reasons |= found.reasons
+        yield from self._exact(facts for facts in found.facts if facts is not previous)
         if self._options.match == "approx":
             yield from self._approximate(first)
             alike = self._index.find_alike(self._scene, self._options.topk)

@@ -320,3 +320,35 @@ def test_a_context_given_first_is_taken(caplog: pytest.LogCaptureFixture) -> Non
     with caplog.at_level(logging.WARNING):
         assert ask(cache, request(SCENE)) == NO_CANDIDATE
     assert store(cache, request(SCENE)) is not None and caplog.records == []
+
+
+def test_a_thousand_entries_that_differ_in_one_corner_cost_one_comparison() -> None:
+    cache = open_cache()
+    screens = [paint(SCENE, 35, seed) for seed in range(1000)]
+    keys = [store(cache, request(screen, (0, number % 30))) for number, screen in enumerate(screens)]
+    before = cache.counters.verified
+    assert ask(cache, request(screens[700], (0, 700 % 30))) == keys[700]
+    assert cache.counters.verified - before == 1
+    assert ask(cache, request(paint(SCENE, 35, 5000), (0,))) in (PIXELS_DIFFER, NO_CANDIDATE)
+    assert cache.counters.verified - before == 1
+
+
+def test_images_of_other_sizes_are_no_candidates() -> None:
+    cache = open_cache()
+    store(cache, request(SCENE, (0,)))
+    larger = background(2, grid=8)
+    larger[:24, :24] = SCENE
+    assert ask(cache, request(larger, (0,))) == NO_CANDIDATE
+    key = store(cache, request(larger, (0,)))
+    assert ask(cache, request(larger, (0,))) == key
+
+
+def test_black_and_bright_patches_are_not_alike() -> None:
+    cache = open_cache(match="approx", tau=1.0)
+    black = np.zeros((24, 24, 3), dtype=np.uint8)
+    store(cache, request(black, (0,)))
+    assert ask(cache, request(black + np.uint8(200), (0,))) == PIXELS_DIFFER
+    grey = np.full((24, 24, 3), 100, dtype=np.uint8)
+    key = store(cache, request(grey, (0,)))
+    with hit_of(cache, request(grey + np.uint8(50), (0,))) as hit:  # brightness alone is forgiven, and reported
+        assert (hit.entry.key, hit.exact, hit.drift) == (key, False, 50.0)
