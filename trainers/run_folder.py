@@ -33,6 +33,9 @@ FREE_ON_RESUME = (
     "TRAIN.CHECKPOINT_FREQ",
 )
 
+# Keys and nodes below a trainer's node of the same kind.
+FREE_OF_TRAINERS = ("SAVE_LATEST_PER_EPOCH", "CACHE", "EVAL", "GEN", "VIS", "VIT_EVAL")
+
 
 def check_resume(cfg: CfgNode, choice: str) -> None:
     """Decide, before anything is built, whether training may start in OUTPUT_DIR or continue there.
@@ -98,7 +101,8 @@ def _check_same_config(cfg: CfgNode, stored_file: Path) -> None:
 
 
 def _is_free(key: str) -> bool:
-    return key in FREE_ON_RESUME or key.startswith("TEST.") or key.endswith(".SAVE_LATEST_PER_EPOCH")
+    node, _, name, *_ = [*key.split("."), "", ""]
+    return key in FREE_ON_RESUME or node == "TEST" or (node == "TRAINER" and name in FREE_OF_TRAINERS)
 
 
 class RunFolder:

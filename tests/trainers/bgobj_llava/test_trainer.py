@@ -129,6 +129,18 @@ def test_scope_names_its_groups_and_their_rates(case: str, make_trainer) -> None
     assert not any(p.requires_grad for p in trainer.model.llava.model.vision_tower.parameters())
 
 
+@pytest.mark.parametrize("case", ["projector", "fusion", "last", "lora"])
+def test_a_few_updates_change_the_groups_of_the_scope_only(case: str, make_trainer) -> None:
+    shared = {".SCHEDULER": "constant", "OPTIM.MAX_EPOCH": 3, ".AUG.P_FULL": 0.0} | NO_TEST
+    trainer = make_trainer(NAME, GROUPS[case][0] | shared)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == set(trainer.adapt.state_dict())
+    assert (case == "lora") == any("lora_" in name for name in changed)
+    assert not any("vision_tower" in name for name in changed)
+
+
 @pytest.mark.parametrize("case", ["lora and fusion", "full"])
 def test_every_scope_runs_in_bf16_with_fp32_trainables(case: str, make_trainer) -> None:
     trainer = make_trainer(NAME, GROUPS[case][0] | {".PREC": "bf16", ".GRAD_CKPT": True})
