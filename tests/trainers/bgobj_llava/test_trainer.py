@@ -346,10 +346,20 @@ def test_detached_projector_and_silent_losses_stop_the_run(make_trainer, monkeyp
         trainer.train()
 
 
-def test_no_background_is_cached_while_training(make_trainer) -> None:
-    trainer = make_trainer(NAME, NO_TEST)
+def test_no_background_is_cached_while_training(make_trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainers.bgobj_llava.cache import BackgroundCache
+
+    asked: list[bool] = []
+    look_up = BackgroundCache.look_up
+    monkeypatch.setattr(BackgroundCache, "look_up", lambda *args: asked.append(trainer.model.training) or look_up(*args))
+    trainer = make_trainer(NAME, {"TEST.FINAL_MODEL": "best_val"})
     trainer.train()
-    assert trainer._session is None
-    trainer.start_answers(trainer.dm.dataset.test)
-    assert trainer._session.counters["requests"] == 0
-    trainer.finish_answers()
+    assert asked == [False] * (2 * 3 + 6)  # two validations, one test
+
+
+def test_each_test_starts_with_an_empty_cache(make_trainer, tmp_path: Path) -> None:
+    trainer = make_trainer(NAME)
+    trainer.test()
+    first = [row["hit"] for row in rows_of(tmp_path / "run")]
+    trainer.test()
+    assert [row["hit"] for row in rows_of(tmp_path / "run")] == first
