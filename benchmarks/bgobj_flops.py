@@ -126,8 +126,9 @@ def show(result: dict[str, Any]) -> bool:
             f"{row['name']:<24}{row['computed']:11.1f}{row['counted']:11.1f}{row['expected']:11.1f}"
             f"{100 * row['deviation']:10.2f}%"
         )
-    print(f"\nTFLOP to the first token: {N_PREFIX} + {N_QUESTION} text tokens, separators; in brackets in two segments, as it runs")
-    print(f"{'objects':<9}{'n_obj/n_bg':>11}{'stock':>8}{'cold':>16}{'tokens':>16}{'KV':>8}{'KV/stock':>10}{'KV MiB':>8}{'tokens MiB':>12}")
+    print(f"\nTFLOP to the first token, {N_PREFIX} + {N_QUESTION} text tokens; in brackets in two segments, as it runs")
+    columns = (("stock", 8), ("cold", 16), ("tokens", 16), ("KV", 8), ("KV/stock", 10), ("KV MiB", 8), ("tokens MiB", 12))
+    print(f"{'objects':<9}{'n_obj/n_bg':>11}" + "".join(name.rjust(width) for name, width in columns))
     for row in result["table"]:
         one, two = row["one_pass"], row["two_segments"]
         both = "".join(f"{one[way] / 1e12:8.2f} ({two[way] / 1e12:.2f})".rjust(16) for way in ("cold", "tokens"))

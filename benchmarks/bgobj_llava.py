@@ -6,9 +6,9 @@
     python -m benchmarks.bgobj_llava video FILE_OR_FOLDER
 
 `flops`: arithmetic at LLaVA-1.5-7B's shapes against what the operators count on the meta device. `cpu`: times of a random
-8-layer Llama behind a small 336 px tower; goals at a fifth of objects: time to the first token at most .30 of stock LLaVA's after
-a hit and 1.10 without, .95-1.05 per token. `gpu`: the same at 7B's shapes in bf16; goal .40, with a detector .55. `video`: how
-often the background of a fixed camera is known again.
+8-layer Llama behind a small 336 px tower; goals at a fifth of objects: time to the first token at most .30 of stock LLaVA's
+after a hit and 1.10 without, .95-1.05 per token. `gpu`: the same at 7B's shapes in bf16; goal .40, with a detector .55.
+`video`: how often the background of a fixed camera is known again.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def run_cpu(args: argparse.Namespace) -> dict[str, Any]:
     if args.memory:
         result["peak_bytes"] = {way: _peak_in_process(args, way) for way in WAYS}
     result["detector_s"] = _time_detector(args, bench)
-    _show(result, "cpu", f"{args.llm[0]} x {args.llm[1]} Llama, {args.vision[0]} x {args.vision[1]} tower, {args.side} px, fp32", args.clock)
+    llm, vision = (f"{depth} x {width}" for depth, width in (args.llm, args.vision))
+    _show(result, "cpu", f"{llm} Llama, {vision} tower, {args.side} px, fp32", args.clock)
     return result
 
 
@@ -140,7 +141,8 @@ def _show(result: dict[str, Any], kind: str, title: str, clock: str = "wall") ->
     if result["detector_s"]:
         _show_detector(result, kind)
     if any(result["peak_bytes"].values()):
-        print("peak memory, MiB: " + ", ".join(f"{way} {result['peak_bytes'][way] / MIB:.0f}" for way in (STOCK, OFF, TOKENS, KV)))
+        peaks = (f"{way} {result['peak_bytes'][way] / MIB:.0f}" for way in (STOCK, OFF, TOKENS, KV))
+        print("peak memory, MiB: " + ", ".join(peaks))
     if "look_up" in result:
         found = result["look_up"]
         times = ", ".join(f"{name} {1000 * found[name]:.2f} ms" for name in ("hit", "miss", "sha256"))

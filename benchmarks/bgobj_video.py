@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks.bgobj_models import read_config
 from trainers.bgobj_llava.cache import BackgroundCache
 from trainers.bgobj_llava.cache_options import CacheOptions, Hit
-from trainers.bgobj_llava.cache_scene import CacheRequest
+from trainers.bgobj_llava.cache_scene import CacheRequest, Scene
 from trainers.bgobj_llava.cost import CostModel, Request
 from trainers.bgobj_llava.detectors import DetectorOptions, build_detector
 from trainers.bgobj_llava.geometry import Canvas, MaskPolicy, Placed, open_image, split_boxes
@@ -48,7 +48,7 @@ def read_frames(source: Path) -> Iterator[NDArray[np.uint8]]:
     try:
         import cv2
     except ImportError as error:
-        raise SystemExit(f"{source}: reading a video file needs OpenCV (pip install opencv-python-headless), or give frames") from error
+        raise SystemExit(f"{source}: a video file needs OpenCV (pip install opencv-python-headless), or give frames") from error
     video = cv2.VideoCapture(str(source))
     while True:
         found, frame = video.read()
@@ -107,7 +107,7 @@ def _read_requests(
 
 
 def _match(requests: Sequence[CacheRequest], match: str, tau: float) -> dict[str, Any]:
-    previous = sum(_hits_previous(before, now, match, tau) for before, now in zip(requests, requests[1:]))
+    previous = sum(_hits_previous(before, now, match, tau) for before, now in zip(requests[:-1], requests[1:], strict=True))
     cache = _open(match, tau)
     hits = sum(_look_up_or_store(cache, request) for request in requests)
     cost = CostModel(read_config())
@@ -159,12 +159,11 @@ def _stored_bytes(requests: Sequence[CacheRequest], cache: BackgroundCache, cost
     kept = [request for request in requests if cache.holds(_key(request))]
     sizes = {_key(request): int((~request.objects).sum()) for request in kept}
     prefixes = [cost.segment_lengths(Request(n_bg, cost.n_patches - n_bg, N_PREFIX, 0))[0] for n_bg in sizes.values()]
-    return sum(cost.token_bytes(n_bg, BF16) for n_bg in sizes.values()), sum(cost.prefix_bytes(rows, BF16) for rows in prefixes)
+    tokens = sum(cost.token_bytes(n_bg, BF16) for n_bg in sizes.values())
+    return tokens, sum(cost.prefix_bytes(rows, BF16) for rows in prefixes)
 
 
 def _key(request: CacheRequest) -> str:
-    from trainers.bgobj_llava.cache_scene import Scene
-
     return Scene(request).key(CONTEXT)
 
 

@@ -67,7 +67,7 @@ class Stack:
     kv_width: int
 
     def flops(self, rows: int, past: int = 0) -> float:
-        """Return what `rows` rows cost that come after `past` ones: four times the products of queries and keys in attention."""
+        """Return what `rows` rows cost that come after `past` ones: matrices, and queries with keys and weights with values."""
         return self.n_blocks * (2.0 * rows * self.weights + 4.0 * rows * (past + rows) * self.q_width)
 
     def bytes_per_token(self, itemsize: int) -> int:

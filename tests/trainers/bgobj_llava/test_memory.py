@@ -90,9 +90,7 @@ def test_what_trains_has_gradients_and_moments_in_fp32(optimizer) -> None:
     [("lora", 16, 0, 14.5, 20), ("fusion_projector", 0, 4, 27, 32)],
 )
 def test_what_fits_24_gb_at_7b(seven_b, scope, rank, fusion_layers, low, high) -> None:
-    model = BgObjLlava(
-        seven_b.to(torch.bfloat16), tiny_tokenizer(), ModelOptions(fusion_layers=fusion_layers, grad_ckpt=True)
-    )
+    model = BgObjLlava(seven_b.to(torch.bfloat16), tiny_tokenizer(), ModelOptions(fusion_layers=fusion_layers, grad_ckpt=True))
     parts = prepare(model, scope, rank)
     estimate = estimate_memory(model, parts, optimizer="adamw", compute_dtype=torch.bfloat16, n_rows=660)
     assert low < estimate.total / GB < high
