@@ -195,17 +195,18 @@ class TierStack:
                     self.disk.put(tier[key])
 
     def _promote(self, entry: Entry) -> Entry:
-        """Move an entry up; it is in use now, and must not be pushed out by its own arrival."""
-        self.pin(entry.key)
-        try:
-            lower = [tier for tier in self.memory[1:] if entry.key in tier]
-            if self.memory and self._make_room(0, entry) and self.memory[0].put(entry):
-                for tier in lower:
-                    tier.remove(entry.key)
-                return self.memory[0][entry.key]
+        """Move an entry to the fastest tier, unless those in use leave no room there."""
+        if not self.memory:
             return entry
-        finally:
-            self.unpin(entry.key)
+        top = self.memory[0]
+        in_use = sum(top[key].nbytes for key in self._pins if key in top)
+        if entry.nbytes + in_use > top.budget:
+            return entry
+        for tier in self.memory[1:]:  # first of all, so that what makes room can go there
+            tier.remove(entry.key)
+        self._make_room(0, entry)
+        top.put(entry)
+        return top[entry.key]
 
     def _make_room(self, number: int, entry: Entry) -> bool:
         """Push older entries out of a tier until one more fits; False if it cannot."""

@@ -40,8 +40,8 @@ def generator(model: BgObjLlava, cache: BackgroundCache | None = None, limit: in
     return Generator(model, PromptEncoder(model.tokenizer), cache, limit, **settings)
 
 
-def new_cache(**options: Any) -> BackgroundCache:
-    return BackgroundCache(replace(CacheOptions(), **options))
+def new_cache(device: str = "cpu", **options: Any) -> BackgroundCache:
+    return BackgroundCache(replace(CacheOptions(), **options), device=device)
 
 
 def picture(seed: int) -> np.ndarray:

@@ -95,7 +95,7 @@ def test_the_ring_of_a_hit_is_that_of_its_own_background(model: BgObjLlava) -> N
 
 def test_identical_cache_on_equals_off_on_two_hundred_requests(model: BgObjLlava) -> None:
     cache = new_cache(match="identical")
-    on, off, rng = generator(model, cache, 2), generator(model, None, 2), np.random.default_rng(0)
+    on, off, rng = generator(model, cache, 1), generator(model, None, 1), np.random.default_rng(0)
     flips = hits = 0
     for number in range(200):
         raw = raw_mask(*[(5,), (5, 6), (9,)][int(rng.integers(3))])
@@ -111,14 +111,14 @@ def test_contained_never_differs_from_recomputation_at_the_split_used(model: BgO
     cache = new_cache()
     on, off, rng = generator(model, cache, 2), generator(model, None, 2), np.random.default_rng(0)
     wrong = hits = 0
-    for number in range(60):
+    for number in range(40):
         raw = raw_mask(*[(5,), (5, 6), (9, 10), (0,)][int(rng.integers(4))])
         pixels = with_objects(picture(int(rng.integers(3))), raw, number)
         found = answer(on, pixels, split_of(*np.flatnonzero(raw), dilate=1), QUESTIONS[number % 3])
         if found.trace["hit"]:
             hits += 1
             wrong += not same(found, answer(off, pixels, split_at(found.cached), QUESTIONS[number % 3]))
-    assert wrong == 0 and hits > 20
+    assert wrong == 0 and hits > 12
 
 
 def test_an_object_that_moves_onto_the_background_is_a_miss_and_joins_the_cache(model: BgObjLlava) -> None:
