@@ -63,6 +63,7 @@ class BoxesFile:
         self.hashes = FileHashes()
         self._lines: dict[str, tuple[int, str]] = {}  # image hash -> line number, text; parsed when asked for
         self.origins: list[Origin] = []
+        self._names: set[str] = set()
         for number, line in enumerate(_whole_lines(self.path), start=1):
             self._add(number, line)
 
@@ -73,6 +74,7 @@ class BoxesFile:
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{self.path}, line {number} is no record of scripts/bgobj_detect.py: {error!r}") from error
         self._lines[key] = number, line
+        self._names.add(record.get("file", ""))
         if origin not in self.origins:
             self.origins.append(origin)
 
@@ -91,6 +93,15 @@ class BoxesFile:
             ValueError: If its record holds no boxes, or masks that do not fit (names file and line).
         """
         return self.get(self.hashes.of(image_path))
+
+    def may_hold(self, image_path: str | os.PathLike) -> bool:
+        """Whether there is a record of a file of this name, or else of these bytes; cheap if all names are known."""
+        if Path(image_path).name in self._names:
+            return True
+        try:
+            return self.hashes.of(image_path) in self._lines
+        except OSError:  # whoever reads the split meets it as well, and decides
+            return True
 
     def get(self, sha256: str) -> Detections | None:
         """Return what was found in the image file of that hash; None if it has no record. Errors as in `find`."""

@@ -33,6 +33,7 @@ from trainers.epoch_order import sample_rng
 logger = logging.getLogger(__name__)
 
 BATCH = 8  # images per call of a detector
+LISTED = 3  # images that a message names
 
 
 class Finder:
@@ -78,11 +79,32 @@ class Finder:
             return found
         if self.options.missing == "no_detection":
             return from_boxes([])
+        raise ValueError(f"{item.impath}: the data set says nothing about objects, and {self._no_record()}")
+
+    def _no_record(self) -> str:
         file = f"no record in {NODE}.FILE {self.options.file}" if self._file is not None else f"{NODE}.FILE is empty"
-        raise ValueError(
-            f"{item.impath}: the data set says nothing about objects, and {file}; expected one from scripts/bgobj_detect.py, "
-            f"another {NODE}.BACKEND, or {NODE}.MISSING no_detection"
+        return (
+            f"{file}; expected one from scripts/bgobj_detect.py, another {NODE}.BACKEND, or {NODE}.MISSING no_detection"
         )
+
+    def check(self, items: Iterable[Datum]) -> None:
+        """Make sure, before hours are spent on the others, that boxes are known for every item, if they have to be.
+
+        An image whose name stands in the side file is taken for known; the others are looked up by their bytes.
+
+        Raises:
+            ValueError: With the number of images without boxes, and the first of them.
+        """
+        if not self._looks_up or self.options.missing == "no_detection":
+            return
+        paths = list(dict.fromkeys(item.impath for item in items if not extras_of(item)["boxes"]))
+        missing = [path for path in paths if self._file is None or not self._file.may_hold(path)]
+        if missing:
+            more = f" and {len(missing) - LISTED:,} more" if len(missing) > LISTED else ""
+            raise ValueError(
+                f"{len(missing):,} images ({', '.join(missing[:LISTED])}{more}): the data set says nothing about objects, and "
+                f"{self._no_record()}"
+            )
 
     def _detected(self, impath: str) -> Detections:
         if self.options.backend == "none":
