@@ -52,10 +52,10 @@ def test_two_epochs_validate_test_and_leave_every_file(make_trainer, tmp_path: P
     assert report["memory"]["activations"] > 0
 
 
-def test_same_seed_gives_the_same_losses_and_answers(make_trainer, tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_losses_and_answers_with_and_without_workers(make_trainer, tmp_path: Path) -> None:
     reports = []
-    for run in ("one", "two"):
-        trainer = make_trainer(NAME, LORA, run=run)
+    for run, workers in (("one", 0), ("two", 2)):
+        trainer = make_trainer(NAME, LORA | {"DATALOADER.NUM_WORKERS": workers}, run=run)
         trainer.train()
         answers = [(row["answer"], row["n_bg"], row["hit"]) for row in rows_of(tmp_path / run)]
         reports.append((trainer.report.epochs, answers))
