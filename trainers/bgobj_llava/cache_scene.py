@@ -41,7 +41,7 @@ class CacheRequest:
         square = grid * grid == len(self.raw) == len(self.objects) and grid > 0 and side % grid == 0
         if not square or self.pixels.shape != (side, side, 3) or self.pixels.dtype != np.uint8:
             raise ValueError(
-                f"pixels {self.pixels.dtype} {self.pixels.shape} with masks of {len(self.raw)} and {len(self.objects)} patches; "
+                f"pixels {self.pixels.dtype} {self.pixels.shape}, masks of {len(self.raw)} and {len(self.objects)} patches; "
                 "expected uint8 (S, S, 3) and two masks of G * G patches, G dividing S"
             )
 

@@ -30,7 +30,12 @@ class ContextWatch:
     """
 
     def __init__(
-        self, model: BgObjLlava, preprocessing: Mapping[str, Any] | None = None, *, base: str = "", trained: Collection[str] = ()
+        self,
+        model: BgObjLlava,
+        preprocessing: Mapping[str, Any] | None = None,
+        *,
+        base: str = "",
+        trained: Collection[str] = (),
     ) -> None:
         self._model, self._preprocessing = model, dict(preprocessing or {})
         self._base, self._trained = base, frozenset(trained)

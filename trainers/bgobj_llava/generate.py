@@ -117,8 +117,8 @@ class Generator:
             return
         if not options.isolates:
             raise ValueError(
-                f"{CACHE_NODE}.MODE is {self.cache.options.mode!r}, but with {NODE}.SPLIT {options.split} background tokens have "
-                "seen the objects; expected CACHE.MODE none, or SPLIT bgobj"
+                f"{CACHE_NODE}.MODE is {self.cache.options.mode!r}, but with {NODE}.SPLIT {options.split} background tokens "
+                "have seen the objects; expected CACHE.MODE none, or SPLIT bgobj"
             )
         if self.cache.options.mode == "kv" and not options.reorders:
             raise ValueError(
@@ -229,7 +229,8 @@ class Generator:
         if not work.context:
             return model.encode(work.images, batch_splits([work.split]))[0]
         objects, ring = self._groups(work)
-        bg_index, obj_index = (torch.from_numpy(np.flatnonzero(each)).to(work.images.device) for each in (~objects, objects | ring))
+        groups = (~objects, objects | ring)
+        bg_index, obj_index = (torch.from_numpy(np.flatnonzero(each)).to(work.images.device) for each in groups)
         bg = work.hit.payload.tokens if work.hit else model.encode_group(work.images, bg_index, "bg")
         return Encoded(bg, model.encode_group(work.images, obj_index, "obj"), bg_index, obj_index)
 

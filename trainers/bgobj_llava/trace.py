@@ -92,7 +92,8 @@ def write_trace(clock: PhaseClock, **facts: Any) -> dict[str, Any]:
         `exact`: False for an answer from a similar background, `drift` grey levels away. `flops_saved`. `seconds`: per
         phase, `ttft_s`: until the first token; those of a batch are the whole batch's.
     """
-    blank = {"n_bg": 0, "n_obj": 0, "hit": "", "miss": "", "tier": "", "exact": True, "entry": "", "drift": 0.0, "flops_saved": 0.0}
+    blank: dict[str, Any] = {"n_bg": 0, "n_obj": 0, "hit": "", "miss": "", "tier": "", "exact": True, "entry": "", "drift": 0.0}
+    blank["flops_saved"] = 0.0
     unknown = facts.keys() - blank.keys()
     if unknown:
         raise TypeError(f"a trace has no {', '.join(sorted(unknown))}")

@@ -22,12 +22,15 @@ from trainers.bgobj_llava.prompt import PromptEncoder
 GRID, PATCH = 4, 14
 SIDE = GRID * PATCH
 SMALL = {"vision": (3, 32), "llm": (3, 48)}
+SMALLEST = {"vision": (2, 16), "llm": (1, 24)}
 QUESTIONS = ("what colour is the circle?", "how many objects are there?", "where is it?")
 
 
-def small_model(dtype: torch.dtype = torch.float32, attn: str = "sdpa", **options: Any) -> BgObjLlava:
+def small_model(
+    dtype: torch.dtype = torch.float32, attn: str = "sdpa", sizes: dict[str, tuple[int, int]] = SMALL, **options: Any
+) -> BgObjLlava:
     """Random model around a random LLaVA of 4 x 4 patches; fusion layers are copies at work, not zeroed ones."""
-    llava, tokenizer = random_llava(dtype=dtype, attn=attn, **SMALL)
+    llava, tokenizer = random_llava(dtype=dtype, attn=attn, **sizes)
     return BgObjLlava(llava, tokenizer, ModelOptions(**{"fusion_init": "copy", **options}))
 
 

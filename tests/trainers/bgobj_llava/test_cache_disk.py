@@ -38,7 +38,8 @@ def stored(tmp_path: Path) -> Path:
 def test_a_new_process_reads_the_same_bits(tmp_path: Path, dtype: torch.dtype) -> None:
     tokens, pairs = payload(35, seed=3)
     tokens = tokens.to(dtype)
-    pairs["fusion"] = [(keys.to(dtype), values.transpose(1, 2).contiguous().transpose(1, 2)) for keys, values in pairs["llm"][:1]]
+    keys, values = pairs["llm"][0]
+    pairs["fusion"] = [(keys.to(dtype), values.transpose(1, 2).contiguous().transpose(1, 2))]
     disk_only(tmp_path).store(request(SCENE), CONTEXT, tokens, pairs)
     hit = disk_only(tmp_path).look_up(request(SCENE), CONTEXT)
     assert isinstance(hit, Hit) and (hit.tier, hit.level, hit.exact) == ("disk", "kv", True)

@@ -11,7 +11,14 @@ import transformers
 from cache_worlds import CONTEXT, background, mask, paint, request
 
 from trainers.bgobj_llava import cache_key
-from trainers.bgobj_llava.cache_key import ContextFields, cache_context, code_version, entry_key, hash_fields, weights_fingerprint
+from trainers.bgobj_llava.cache_key import (
+    ContextFields,
+    cache_context,
+    code_version,
+    entry_key,
+    hash_fields,
+    weights_fingerprint,
+)
 from trainers.bgobj_llava.cache_scene import CacheRequest, Scene
 
 FIELDS = ContextFields(

@@ -1,4 +1,4 @@
-"""The cache on MiniScenes' groups at 336 px: exchanged objects hit, false friends never do, with boxes as a detector gives them."""
+"""The cache on MiniScenes' groups at 336 px with a detector's boxes: exchanged objects hit, false friends never do."""
 
 from __future__ import annotations
 

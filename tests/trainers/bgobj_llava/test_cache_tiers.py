@@ -15,7 +15,7 @@ from trainers.bgobj_llava.cache_entry import Entry, Payload, own_memory
 from trainers.bgobj_llava.cache_scene import Scene
 from trainers.bgobj_llava.cache_tiers import MemoryTier, TierStack
 
-CPU = torch.device("cpu")
+CPU, NAMES = torch.device("cpu"), ("device", "host")
 
 
 def entry(seed: int) -> Entry:
@@ -31,7 +31,7 @@ class World:
 
     def __init__(self, folder: Path | None = None, room: tuple[float, float] = (2.5, 1.5)) -> None:
         self.counters, self.gone = CacheCounters(), []
-        device, host = (MemoryTier(name, int(each * SIZE), device=CPU) for name, each in zip(("device", "host"), room, strict=True))
+        device, host = (MemoryTier(name, int(each * SIZE), device=CPU) for name, each in zip(NAMES, room, strict=True))
         self.disk = None if folder is None else DiskTier(folder, 3 * SIZE)
         self.stack = TierStack([device, host], self.disk, self.counters, self.gone.append)
 

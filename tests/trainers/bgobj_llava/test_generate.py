@@ -9,6 +9,7 @@ import pytest
 import torch
 from answer_worlds import (
     QUESTIONS,
+    SMALLEST,
     answer,
     generator,
     new_cache,
@@ -93,8 +94,8 @@ def test_the_ring_of_a_hit_is_that_of_its_own_background(model: BgObjLlava) -> N
     assert same(found, answer(generator(model), SCENE, split_of(0, 1, 4, 5, ring=1), QUESTIONS[1]))
 
 
-def test_identical_cache_on_equals_off_on_two_hundred_requests(model: BgObjLlava) -> None:
-    cache = new_cache(match="identical")
+def test_identical_cache_on_equals_off_on_two_hundred_requests() -> None:
+    model, cache = small_model(sizes=SMALLEST), new_cache(match="identical")
     on, off, rng = generator(model, cache, 1), generator(model, None, 1), np.random.default_rng(0)
     flips = hits = 0
     for number in range(200):
@@ -107,8 +108,8 @@ def test_identical_cache_on_equals_off_on_two_hundred_requests(model: BgObjLlava
     assert flips == 0 and hits == 200 - 15
 
 
-def test_contained_never_differs_from_recomputation_at_the_split_used(model: BgObjLlava) -> None:
-    cache = new_cache()
+def test_contained_never_differs_from_recomputation_at_the_split_used() -> None:
+    model, cache = small_model(sizes=SMALLEST), new_cache()
     on, off, rng = generator(model, cache, 2), generator(model, None, 2), np.random.default_rng(0)
     wrong = hits = 0
     for number in range(40):
