@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,8 +32,13 @@ def small_model(
     dtype: torch.dtype = torch.float32, attn: str = "sdpa", sizes: dict[str, tuple[int, int]] = SMALL, **options: Any
 ) -> BgObjLlava:
     """Random model around a random LLaVA of 4 x 4 patches; fusion layers are copies at work, not zeroed ones."""
-    llava, tokenizer = random_llava(dtype=dtype, attn=attn, **sizes)
+    llava, tokenizer = copy.deepcopy(_llava(dtype, attn, tuple(sizes.items())))
     return BgObjLlava(llava, tokenizer, ModelOptions(**{"fusion_init": "copy", **options}))
+
+
+@lru_cache(maxsize=8)
+def _llava(dtype: torch.dtype, attn: str, sizes: tuple[tuple[str, tuple[int, int]], ...]) -> tuple[Any, Any]:
+    return random_llava(dtype=dtype, attn=attn, **dict(sizes))
 
 
 def autocast(model: BgObjLlava) -> AbstractContextManager:

@@ -12,6 +12,7 @@ from trainers.bgobj_llava.cache import BackgroundCache
 from trainers.bgobj_llava.cache_options import CacheOptions, Hit
 from trainers.bgobj_llava.cache_scene import CacheRequest
 
+Pairs = dict[str, list[tuple[Tensor, Tensor]]]
 GRID, PATCH, WIDTH = 6, 4, 8
 CONTEXT, OTHER = "c" * 64, "d" * 64
 KIB = 1 / 2**20  # in GiB
@@ -48,7 +49,7 @@ def paint(pixels: np.ndarray, patch_number: int, seed: int, *, patch: int = PATC
     return copy
 
 
-def payload(count: int, seed: int = 0, layers: int = 2, prefix: int = 3) -> tuple[Tensor, dict[str, list[tuple[Tensor, Tensor]]]]:
+def payload(count: int, seed: int = 0, layers: int = 2, prefix: int = 3) -> tuple[Tensor, Pairs]:
     """Tokens (count, d), and keys and values of `prefix` text rows and the background."""
     generator = torch.Generator().manual_seed(seed)
 
