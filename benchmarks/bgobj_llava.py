@@ -127,8 +127,9 @@ def _time_detector(args: argparse.Namespace, bench: Bench) -> float | None:
 
 
 def _show(result: dict[str, Any], kind: str, title: str, clock: str = "wall") -> None:
-    print(f"{title}; {result['objects']} object and {result['background']} background patches, {torch.get_num_threads()} threads")
-    print(f"{clock} seconds, median of {result['rounds']} rounds; answers are bit for bit the same with and without cache")
+    print(f"{title}; {result['objects']} object and {result['background']} background patches")
+    print(f"{torch.get_num_threads()} threads, {clock} seconds, median of {result['rounds']} rounds")
+    print("Answers with and without cache are equal bit by bit")
     names = ("ttft", "look_up", "vit", "projector", "prefill", "per_token", "store")
     print(f"{'ms':<24}" + "".join(f"{name:>11}" for name in names))
     for row in result["rows"]:
