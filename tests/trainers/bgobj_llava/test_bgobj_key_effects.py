@@ -15,8 +15,9 @@ from tiny_questions import TinyQuestions
 from tiny_world import build, make_cfg, node_of
 from tiny_world import test_logits as logits_of
 
+from clip_ext.file_hashes import hash_file
 from trainers.bgobj_llava import building, checks, detectors, fusion
-from trainers.bgobj_llava.boxes_file import BoxesWriter, Origin, hash_file
+from trainers.bgobj_llava.boxes_file import BoxesWriter, Origin
 from trainers.bgobj_llava.detectors import Detections, DetectorOptions
 from trainers.config_merge import flatten
 
