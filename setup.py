@@ -11,7 +11,7 @@ from setuptools import find_packages, setup
 VERSION = re.search(r"^## (\d+\.\d+\.\d+)", Path(__file__).with_name("CHANGELOG.md").read_text("utf-8"), re.M).group(1)
 
 EXTRAS = {
-    "vlm": ["transformers>=5.10", "accelerate", "peft", "textblob"],  # language models; textblob: the captioner's tagger
+    "vlm": ["transformers>=5.10", "accelerate", "peft>=0.18", "textblob"],  # language models; textblob: the captioner's tagger
     "data": ["gdown", "h5py"],  # fetching and reading published data sets
     "dev": ["pytest", "onnx", "onnxscript", "onnxruntime"],
     # Not in `all`: another licence (AGPL), a 100 MB download, or a GPU.

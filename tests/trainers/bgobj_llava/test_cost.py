@@ -25,9 +25,16 @@ SHARES = {
 }
 
 
+def product_flops(left, right, *, out_shape=None, **unused: object) -> int:
+    """Operations of a batched product; outer ones are not counted: older transformers turn positions into angles by them."""
+    batch, rows, inner = left
+    return 2 * batch * rows * inner * right[-1] if inner > 1 else 0
+
+
 def count(work) -> float:
     """Operations of matrix products and attention, without the patch embedding's convolution."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    mapping = {torch.ops.aten.bmm: product_flops}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():
         work()
     counts = counter.get_flop_counts()["Global"]
     return float(sum(number for operator, number in counts.items() if "convolution" not in str(operator)))

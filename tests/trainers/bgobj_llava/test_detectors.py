@@ -74,7 +74,7 @@ def detr_folders(tmp_path_factory):
 def test_transformer_detectors_return_the_documented_arrays(detr_folders, no_network, backend, frame):
     options = DetectorOptions(backend=backend, weights=str(detr_folders[backend]), conf=0.3, imgsz=64, frame=frame)
     detector = build_detector(options, CANVAS)
-    images = [photo(), photo(40, 200, seed=1)]
+    images = [photo(), photo(100, 160, seed=1)]
     found = detector.detect(images)
     assert all(len(each) for each in found)
     for each, image in zip(found, images, strict=True):
