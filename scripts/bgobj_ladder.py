@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from ladder_runs import run_test, run_training
+from ladder_table import TableOfRungs
 
 ROOT = Path(__file__).resolve().parent.parent
 NODE = "TRAINER.BGOBJLLAVA"
@@ -52,12 +54,15 @@ class Rung:
         return [str(word) for pair in self.overrides.items() for word in pair]
 
 
-def read_rungs() -> dict[str, Rung]:
-    """Return the rungs of the configuration folder in order."""
+def read_rungs(*, miniature: bool = True) -> dict[str, Rung]:
+    """Return the rungs of the configuration folder in order, with the learning rates of the miniature LLaVA or of 7B."""
     rungs = {}
     for file in sorted((ROOT / LADDER).glob("*.yaml")):
         found = yaml.safe_load(file.read_text("utf-8"))
-        rungs[file.stem] = Rung(file.stem, found["meaning"], found["overrides"], found["trains"])
+        overrides = found["overrides"]
+        if miniature and found["trains"]:
+            overrides["OPTIM.LR"] = found["miniature_lr"]
+        rungs[file.stem] = Rung(file.stem, found["meaning"], overrides, found["trains"])
     return rungs
 
 
@@ -180,7 +185,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Run everything, write table.md and table.json, show the table."""
     args = parse_args()
-    rungs = read_rungs()
+    recipe = yaml.safe_load((ROOT / args.config_file).read_text("utf-8"))
+    rungs = read_rungs(miniature=recipe["MODEL"]["BACKBONE"]["NAME"] == "tiny_llava")
     try:
         chosen = choose(args.rungs, rungs)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Print the figures of the miniature world: tiny12, its texts, HandwrittenDigits, and what tuning gains there.
+"""Print the figures of the miniature world: tiny12, its texts, HandwrittenDigits, MiniScenes, and what tuning gains there.
 
     python scripts/mini_report.py [--data data] [--quickstart output/quickstart/<time>]
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors import safe_open
 from tabulate import tabulate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,12 +49,37 @@ def describe_weights(clip: LoadedClip) -> Lines:
     ]
 
 
-def load_digits_data(root: str):
-    """The registered data set, built as train.py builds it."""
+def load_data(name: str, root: str, **keys: str):
+    """A registered data set, built as train.py builds it; `keys` are below DATASET."""
     cfg = get_cfg_default()
     add_trainer_configs(cfg)
-    cfg.DATASET.NAME, cfg.DATASET.ROOT = "HandwrittenDigits", root
+    cfg.DATASET.NAME, cfg.DATASET.ROOT = name, root
+    for key, value in keys.items():
+        cfg.DATASET[key] = value
     return build_dataset(cfg)
+
+
+def scene_lines(root: str) -> Lines:
+    """Scenes and questions of MiniScenes, and the texture combinations that train and test share."""
+    data = load_data("MiniScenes", root, MINI_VIEW="questions")
+    splits = {"train": data.train_x, "val": data.val, "test": data.test}
+    scenes = [str(len({item.impath for item in items})) for items in splits.values()]
+    questions = [f"{len(items):,}" for items in splits.values()]
+    backgrounds = [{item.extras["background_id"] for item in items} for items in splits.values()]
+    return [
+        ("MiniScenes scenes, train / val / test", " / ".join(scenes)),
+        ("MiniScenes questions, train / val / test", " / ".join(questions)),
+        ("MiniScenes, backgrounds that train and test share", str(len(backgrounds[0] & backgrounds[2]))),
+    ]
+
+
+def llava_lines() -> Lines:
+    """Size of the miniature LLaVA."""
+    folder = ROOT / "trainers" / "bgobj_llava" / "assets" / "tiny_llava"
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
+    return [("tiny_llava, files together", f"{size:.2f} MB"), ("tiny_llava, parameters", f"{parameters:,}")]
 
 
 @torch.no_grad()
@@ -109,11 +136,11 @@ def main() -> None:
     parser.add_argument("--data", default="data", help="data root")
     parser.add_argument("--quickstart", type=Path, help="folder of a quickstart, for the gains")
     args = parser.parse_args()
-    clip, data = load_clip("tiny12"), load_digits_data(args.data)
+    clip, data = load_clip("tiny12"), load_data("HandwrittenDigits", args.data)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     lines = [("commit", commit.strip() or "unknown"), *describe_weights(clip), *text_lines(clip)]
     lines.append(("HandwrittenDigits train / val / test", f"{len(data.train_x)} / {len(data.val)} / {len(data.test)}"))
-    lines += zero_shot_lines(clip, data)
+    lines += [*zero_shot_lines(clip, data), *scene_lines(args.data), *llava_lines()]
     if args.quickstart:
         lines += gain_lines(args.quickstart)
     print(tabulate(lines, tablefmt="github", headers=("figure", "measured")))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import io
 import json
 import logging
 import math
@@ -25,7 +24,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from transformers import (
     CLIPImageProcessor,
@@ -42,9 +40,8 @@ sys.path.insert(0, str(ROOT))
 
 from clip_ext.files import replacing  # noqa: E402
 from clip_ext.loader import LoadedClip, load_clip  # noqa: E402
-from datasets.handwritten_digits import render_digits  # noqa: E402
+from datasets.mini_scenes import read_handwriting  # noqa: E402
 from datasets.mini_scenes_generator import (  # noqa: E402
-    NUMERALS,
     WorldScene,
     all_words,
     background_of_split,
@@ -130,19 +127,9 @@ def build_llava(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, cl
     return model
 
 
-def read_handwriting() -> dict[str, list[np.ndarray]]:
-    """Return the handwritten digits of the training writers, (h, w) uint8 each, by numeral."""
-    pictures: dict[str, list[np.ndarray]] = {numeral: [] for numeral in NUMERALS}
-    for path, content in render_digits():
-        split, numeral, _ = path.split("/")
-        if split == "train":
-            pictures[numeral].append(np.asarray(Image.open(io.BytesIO(content)).convert("L")))
-    return pictures
-
-
 def draw_worlds(n_scenes: int, seed: int, split: str) -> list[WorldScene]:
     """Draw scenes on textures of one split, each from a seed of its own."""
-    sprites, worlds = world_sprites(read_handwriting()), []
+    sprites, worlds = world_sprites(read_handwriting()["train"]), []
     for index in range(n_scenes):
         rng = np.random.default_rng(seed + index)
         worlds.append(training_scene(rng, sprite_source=sprites, background=background_of_split(rng, split), per_type=2))
