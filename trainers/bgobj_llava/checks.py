@@ -95,6 +95,9 @@ def _cache_problems(node: CfgNode) -> list[str]:
                         "expected none")  # fmt: skip
     if cache.MODE != "none" and cache.DISK_GIB > 0 and not cache.DIR:
         problems.append(f"{NAME}.CACHE.DISK_GIB is {cache.DISK_GIB}, but {NAME}.CACHE.DIR is empty; expected a folder")
+    if cache.MODE != "none" and cache.DIR and not cache.DISK_GIB:
+        problems.append(f"{NAME}.CACHE.DIR is {cache.DIR!r}, but {NAME}.CACHE.DISK_GIB is 0, which keeps nothing there; "
+                        "expected a budget in GiB")  # fmt: skip
     return problems
 
 

@@ -98,7 +98,7 @@ CHANGES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "CACHE.AUDIT_EVERY": ((1,), STILL),
     "CACHE.DEVICE_GIB": ((1e-6,), {}),
     "CACHE.HOST_GIB": ((0.0,), {}),
-    "CACHE.DISK_GIB": ((0.0,), DISK),
+    "CACHE.DISK_GIB": ((1e-6,), DISK),
     "CACHE.DIR": (("<folder>/elsewhere",), DISK),
     "CACHE.DISK_KV": (("never",), DISK),
     "GEN.MAX_NEW_TOKENS": ((1,), {}),

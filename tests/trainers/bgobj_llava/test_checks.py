@@ -91,6 +91,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "kv in raster order": ({"SPLIT": "isolate_only"}, "CACHE.MODE is 'kv', but with .*SPLIT isolate_only"),
     "tokens that saw objects": ({"SPLIT": "order_only", "CACHE.MODE": "tokens"}, "CACHE.MODE is 'tokens', but .*order_only"),
     "disk without a folder": ({"CACHE.DISK_GIB": 1.0}, "CACHE.DISK_GIB is 1.0, but .*CACHE.DIR is empty"),
+    "folder without a budget": ({"CACHE.DIR": "cache"}, "CACHE.DIR is 'cache', but .*CACHE.DISK_GIB is 0, which keeps nothing"),
     "fusion without layers": ({"TRAIN.SCOPE": "fusion_projector"}, "TRAIN.SCOPE is 'fusion_projector', but .*LAYERS is 0"),
     "detector without weights": ({"DET.BACKEND": "rtdetr"}, "DET.WEIGHTS is empty; rtdetr expects"),
     "yolo without a file": ({"DET.BACKEND": "ultralytics"}, "DET.WEIGHTS is ''; ultralytics expects an existing"),
