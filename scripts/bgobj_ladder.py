@@ -66,15 +66,22 @@ def read_rungs(*, miniature: bool = True) -> dict[str, Rung]:
     return rungs
 
 
-def make_controls(rungs: dict[str, Rung]) -> list[Rung]:
-    """Return what the rungs are held against; E5 is the one that is varied."""
+def make_controls(rungs: dict[str, Rung], position: str = "sequential") -> list[Rung]:
+    """Return what the rungs are held against; E5 is the one that is varied.
+
+    Args:
+        rungs: From `read_rungs`.
+        position: `POSITION` of the recipe; the controls take the other one.
+    """
     e5, e6, stock = rungs["E5"].overrides, rungs["E6"].overrides, {f"{NODE}.SPLIT": "none"}
+    other = "sequential" if position == "raster" else "raster"
     return [
+        Rung(f"E3-{other}", f"E3 with POSITION {other}", rungs["E3"].overrides | {f"{NODE}.POSITION": other}),
+        Rung(f"E5-{other}", f"E5 with POSITION {other}", e5 | {f"{NODE}.POSITION": other}, trains=True),
         Rung("random", "E5 tested with random masks of equal sizes", e5 | {f"{NODE}.DET.BACKEND": "random"}, weights="E5"),
         Rung("obj", "E5, objects only", e5, weights="E5", visible=("obj",)),
         Rung("bg", "E5, background only", e5, weights="E5", visible=("bg",)),
         Rung("question", "E5, question only", e5, weights="E5", visible=()),
-        Rung("raster", "E5 with POSITION raster", e5 | {f"{NODE}.POSITION": "raster"}, trains=True),
         Rung("E5-stock", "no split, tuned like E5", e5 | stock, trains=True),
         Rung("E6-stock", "no split, tuned like E6", e6 | stock, trains=True),
     ]
@@ -191,7 +198,8 @@ def main() -> None:
         chosen = choose(args.rungs, rungs)
     except ValueError as error:
         sys.exit(str(error))
-    chosen += make_controls(rungs) if args.controls else []
+    position = recipe["TRAINER"]["BGOBJLLAVA"].get("POSITION", "sequential")
+    chosen += make_controls(rungs, position) if args.controls else []
     ladder, table = Ladder(args), TableOfRungs()
     for seed in args.seeds:
         for rung in chosen:

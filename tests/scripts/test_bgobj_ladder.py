@@ -56,7 +56,14 @@ def test_controls_borrow_weights_of_rungs_that_train_and_hide_groups() -> None:
     controls = {rung.name: rung for rung in bgobj_ladder.make_controls(rungs)}
     assert all(rungs[rung.weights].trains for rung in controls.values() if rung.weights)
     assert controls["question"].visible == () and controls["obj"].visible == ("obj",)
-    assert not bgobj_ladder.caches(controls["E5-stock"]) and bgobj_ladder.caches(controls["raster"])
+    assert not bgobj_ladder.caches(controls["E5-stock"]) and bgobj_ladder.caches(controls["E5-raster"])
+
+
+def test_controls_take_the_other_position() -> None:
+    rungs = bgobj_ladder.read_rungs()
+    names = {rung.name: rung for rung in bgobj_ladder.make_controls(rungs, "raster")}
+    assert names["E5-sequential"].overrides["TRAINER.BGOBJLLAVA.POSITION"] == "sequential"
+    assert names["E3-sequential"].trains is False
 
 
 def test_limited_questions_are_runs_of_neighbours_over_the_whole_split() -> None:

@@ -152,7 +152,8 @@ def save_view(folder: str | Path, name: str, view: SplitView, facts: dict[str, A
         Both files.
     """
     folder, facts = Path(folder), facts or {}
-    heading = "   ".join(str(facts[key]) for key in ("impath", "question", "answer") if key in facts)
+    name_parts = [Path(str(facts["impath"])).name] if "impath" in facts else []  # the whole path stands in the JSON
+    heading = "   ".join([*name_parts, *(str(facts[key]) for key in ("question", "answer") if key in facts)])
     picture = save_panels(folder / f"{name}.png", draw_panels(view), heading, view)
     record = folder / f"{name}.json"
     with replacing(record) as temporary:
