@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from dassl.engine import TRAINER_REGISTRY
 from tiny_world import CLASSNAMES, IMAGE_SIZE_PX, test_logits
 from torch import Tensor
 
 import trainers
 from scripts import export_onnx
+from trainers.base import CLIPTrainer
 
 onnx = pytest.importorskip("onnx")
 
@@ -26,7 +28,17 @@ def test_images(trainer: Any) -> Tensor:
 test_images.__test__ = False  # a helper, whatever its name suggests to pytest
 
 
-@pytest.mark.parametrize("name", trainers.__all__)
+CLIP_TRAINERS = [name for name in trainers.__all__ if issubclass(TRAINER_REGISTRY.get(name), CLIPTrainer)]
+
+
+@pytest.mark.parametrize("name", [name for name in trainers.__all__ if name not in CLIP_TRAINERS])
+def test_a_trainer_without_a_clip_is_refused(name: str, trained_run, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=f"error: {name} has no CLIP image side to export"):
+        export_onnx.main([str(trained_run(name)[0]), "-o", str(tmp_path / "model.onnx")])
+    assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.parametrize("name", CLIP_TRAINERS)
 def test_exported_logits_are_those_of_the_run(name: str, trained_run, tiny_world: Path, tmp_path: Path, capsys) -> None:
     folder, trainer = trained_run(name)
     file = tmp_path / "model.onnx"

@@ -161,7 +161,7 @@ def test_defect_10_the_reported_test_maximum_chooses_nothing(name: str, make_tra
     assert not (tmp_path / "run" / "adapt" / "model-best.pth.tar").exists()
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ["ZeroshotCLIP", *FAMILY])
 def test_defect_11_accuracy_is_scikit_learns_in_percent(name: str, make_trainer) -> None:
     trainer = make_trainer(name, {} if name == "ZeroshotCLIP" else ONE_EPOCH)
     trainer.train()
