@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dassl.data.datasets import Datum
+from dassl.data.datasets import DatasetBase, Datum
 
 from clip_ext.files import replacing
 
@@ -52,6 +52,31 @@ class Item(Datum):
     @property
     def extras(self) -> Mapping[str, float | str | tuple[float, ...]]:
         return self._extras
+
+
+class NamedClassesDataset(DatasetBase):
+    """A data set that names its classes itself; Dassl reads them off the labels of `train_x`, where one may be missing.
+
+    Attributes:
+        _names: Class names in the order of their labels; set before `super().__init__`.
+    """
+
+    _names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self._names)
+
+    @property
+    def classnames(self) -> list[str]:
+        """Class names in the order of their labels."""
+        return list(self._names)
+
+    @property
+    def lab2cname(self) -> dict[int, str]:
+        """Label -> class name."""
+        return dict(enumerate(self._names))
 
 
 def choose_few_shots(

@@ -8,11 +8,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
+from dassl.data.datasets import DATASET_REGISTRY
 from yacs.config import CfgNode
 
 from clip_ext.label_ring import EMOTION6_RING, MIKELS_RING, problems_with_ring
-from datasets.base import Item, check_classes, subsample_classes
+from datasets.base import Item, NamedClassesDataset, check_classes, subsample_classes
 from datasets.image_files import UNLABELLED, ImageList, some
 from datasets.image_lists import build_items, read_images
 from datasets.splits import PARTS, Parts, check_split_keys, split_stratified, stored_few_shots, stored_split
@@ -78,7 +78,7 @@ def check_parts(parts: Parts, classnames: Sequence[str]) -> None:
 
 
 @DATASET_REGISTRY.register()
-class CustomImages(DatasetBase):
+class CustomImages(NamedClassesDataset):
     """A user's own pictures.
 
     Without labels, `train_x`, `train_u` and `test` all hold every picture with label -1, so that a label used in a loss fails
@@ -143,23 +143,6 @@ class CustomImages(DatasetBase):
         check_classes(type(self).__name__, train, test)
         self._names = tuple(name for _, name in sorted({item.label: item.classname for item in train}.items()))
         return {"train": train, "val": val, "test": test}
-
-    # Dassl reads the classes off the labels of train_x; here they are also known without labels.
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self._names)
-
-    @property
-    def classnames(self) -> list[str]:
-        """Class names in the order of their labels."""
-        return list(self._names)
-
-    @property
-    def lab2cname(self) -> dict[int, str]:
-        """Label -> class name."""
-        return dict(enumerate(self._names))
 
     @property
     def emotion_ring(self) -> tuple[str, ...]:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
+from dassl.data.datasets import DATASET_REGISTRY
 from PIL import Image
 from yacs.config import CfgNode
 
-from datasets.base import Item, choose_few_shots, ensure_files, resolve_builtin_root, subsample_classes
+from datasets.base import Item, NamedClassesDataset, choose_few_shots, ensure_files, resolve_builtin_root, subsample_classes
 from datasets.handwritten_digits import RECIPE as DIGITS
 from datasets.handwritten_digits import render_digits
 from datasets.mini_scenes_generator import OBJECT_NAMES, QUESTION_TYPES, STYLES
@@ -35,7 +35,7 @@ _STYLES = tuple(sorted(STYLES))
 
 
 @DATASET_REGISTRY.register()
-class MiniScenes(DatasetBase):
+class MiniScenes(NamedClassesDataset):
     """The miniature world, in the view that a trainer reads.
 
     DATASET.MINI_VIEW says what an item is: a scene with the name of its largest object (classes) or with the style of its
@@ -60,23 +60,6 @@ class MiniScenes(DatasetBase):
             train, val, test = subsample_classes(cfg.DATASET.SUBSAMPLE_CLASSES, train, val, test)
             self._names = tuple(name for _, name in sorted({item.label: item.classname for item in train}.items()))
         super().__init__(train_x=train, val=val, test=test)
-
-    # Dassl reads the classes off the labels of train_x; a small world may lack a picture of a class.
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self._names)
-
-    @property
-    def classnames(self) -> list[str]:
-        """Class names in the order of their labels."""
-        return list(self._names)
-
-    @property
-    def lab2cname(self) -> dict[int, str]:
-        """Label -> class name."""
-        return dict(enumerate(self._names))
 
 
 def check_keys(settings: CfgNode) -> None:

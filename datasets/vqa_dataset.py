@@ -5,10 +5,9 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dassl.data.datasets import DatasetBase
 from yacs.config import CfgNode
 
-from datasets.base import Item, resolve_builtin_root
+from datasets.base import Item, NamedClassesDataset, resolve_builtin_root
 from datasets.vqa_checks import Asked, ImageFinder, check_parts
 from datasets.vqa_files import FileForm, parse_columns, read_questions
 from datasets.vqa_records import DEFAULT_TYPE, Reading
@@ -24,7 +23,7 @@ CHOICES = {"MISSING": ("error", "skip"), "MISSING_TEST": ("val", "hold_out")}
 IDLE = {"SPLIT": ("auto",), "SUBSAMPLE_CLASSES": ("all",), "NUM_SHOTS": (-1, 0), "SKIP_BROKEN": (False,), "DOWNLOAD": (False,)}
 
 
-class VQADataset(DatasetBase):
+class VQADataset(NamedClassesDataset):
     """Questions about images, one `Item` each; its label is the index of its question type among the sorted types of all parts.
 
     The extras are those of `datasets.vqa_records`. Without a train file the test questions stand in train too, so that
@@ -53,7 +52,7 @@ class VQADataset(DatasetBase):
             complete, self.split_kind = complete_parts(found, cfg)
         except (ValueError, FileNotFoundError) as error:
             raise type(error)(f"data set {type(self).__name__} in {self.folder}: {error}") from error
-        self._types = tuple(sorted({record.question_type or DEFAULT_TYPE for rows in complete.values() for _, record in rows}))
+        self._names = tuple(sorted({record.question_type or DEFAULT_TYPE for rows in complete.values() for _, record in rows}))
         items = self._build_items(complete)
         counts = ", ".join(f"{len(found)} {part}" for part, found in items.items())
         logger.info("%s: %s, split %s: %s questions", type(self).__name__, self.folder, self.split_kind, counts)
@@ -145,27 +144,10 @@ class VQADataset(DatasetBase):
             raise ValueError(f"data set {cls.__name__}: " + "; ".join(problems))
 
     def _build_items(self, parts: Mapping[str, Sequence[Asked]]) -> dict[str, list[Item]]:
-        label_of = {name: label for label, name in enumerate(self._types)}
+        label_of = {name: label for label, name in enumerate(self._names)}
         with_turns = any(record.turns for rows in parts.values() for _, record in rows)
         return {part: [_to_item(row, part, number, label_of, with_turns) for number, row in enumerate(rows, 1)]
                 for part, rows in parts.items()}  # fmt: skip
-
-    # Dassl reads the classes off the labels of train_x; a type may occur in another part only.
-
-    @property
-    def num_classes(self) -> int:
-        """Number of question types."""
-        return len(self._types)
-
-    @property
-    def classnames(self) -> list[str]:
-        """Question types in the order of their labels."""
-        return list(self._types)
-
-    @property
-    def lab2cname(self) -> dict[int, str]:
-        """Label -> question type."""
-        return dict(enumerate(self._types))
 
 
 def _to_item(row: Asked, part: str, number: int, label_of: Mapping[str, int], with_turns: bool) -> Item:
