@@ -4,8 +4,6 @@ Columns: `path` or `image`; `label` (class name or number; blank = unlabelled); 
 class, named exactly like it, with votes or probabilities. All others travel with the picture as extras.
 """
 
-import csv
-import io
 import json
 import logging
 import os
@@ -16,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from datasets.csv_rows import read_rows
 from datasets.image_extras import Cells, Vote, fit_extras, has_vote_columns, read_votes
 from datasets.image_files import UNLABELLED, ImageList, Row, read_text, some
 from datasets.image_folders import SPLIT_WORDS
@@ -83,16 +82,7 @@ def read_csv(file: Path) -> Table:
     Raises:
         ValueError: If it is no such file, or rows have more or fewer cells than the header (names the lines).
     """
-    reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
-    rows: list[tuple[int, list[str]]] = []
-    line = 1  # where a row starts: quoted cells may hold line ends
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                rows.append((line, [cell.strip() for cell in cells]))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(f"{file}, line {reader.line_num}: {error}") from error
+    rows = read_rows(file, read_text(file))
     if not rows:
         raise ValueError(f"{file} is empty; expected a header with the columns path (or image) and label")
     header = rows.pop(0)[1]

@@ -4,13 +4,13 @@ Rows that cannot be used come back as faults, to be reported together; a file th
 """
 
 import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datasets.csv_rows import read_rows
 from datasets.vqa_decode import decode, read_json
 from datasets.vqa_llava import clean_question, read_conversation
 from datasets.vqa_records import ALIASES, Fault, Reading, as_text, read_cells
@@ -120,16 +120,7 @@ def _read_table(file: Path, form: FileForm) -> list[Reading]:
         raise ValueError(f"{file} is empty; expected a header with image, question and answer")
     # The separator is the one that divides the header; a comma inside a question does not count.
     delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader([header], delimiter=mark))))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[tuple[int, list[str]]] = []
-    line = 1  # where a row starts: quoted cells may hold line ends
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                rows.append((line, [cell.strip() for cell in cells]))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(f"{file}, line {line}: {error}") from error
+    rows = read_rows(file, text, delimiter)
     columns = rows.pop(0)[1]
     names = _match_columns(file, columns, form)
     return [_read_line(cells, columns, names, f"{file.name}, line {number}") for number, cells in rows]
