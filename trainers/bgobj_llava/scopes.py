@@ -1,11 +1,8 @@
-"""Which parameters train: named groups per scope, LoRA inside the language model, and their state by stable names."""
+"""Which parameters train: named groups per scope, LoRA inside the language model, by stable names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from trainers.bgobj_llava.model import BgObjLlava
 from trainers.bgobj_llava.options import NODE
@@ -107,32 +104,6 @@ class Trainables(nn.Module):
 def count_parameters(parts: Parts) -> dict[str, int]:
     """Return the number of parameters of each group."""
     return {name: sum(parameter.numel() for _, parameter in pairs) for name, pairs in parts.items()}
-
-
-def trainable_state(parts: Parts) -> dict[str, Tensor]:
-    """Return the values of the trainable parameters by name, detached; the names are the same in each process."""
-    return {name: parameter.detach() for pairs in parts.values() for name, parameter in pairs}
-
-
-@torch.no_grad()
-def load_trainable_state(parts: Parts, state: Mapping[str, Tensor]) -> None:
-    """Copy values into the trainable parameters.
-
-    Raises:
-        ValueError: Listing each missing or unexpected name and each shape that differs; nothing is copied then.
-    """
-    own = {name: parameter for pairs in parts.values() for name, parameter in pairs}
-    problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{name} is unexpected" for name in state if name not in own]
-    problems += [
-        f"{name} has shape {tuple(state[name].shape)}; expected {tuple(parameter.shape)}"
-        for name, parameter in own.items()
-        if name in state and state[name].shape != parameter.shape
-    ]
-    if problems:
-        raise ValueError("; ".join(problems))
-    for name, parameter in own.items():
-        parameter.copy_(state[name])
 
 
 def _named(model: nn.Module, part: str) -> list[tuple[str, nn.Parameter]]:

@@ -13,7 +13,7 @@ from trainers.bgobj_llava import cache_watch
 from trainers.bgobj_llava.cache_watch import ContextWatch
 from trainers.bgobj_llava.model import BgObjLlava
 from trainers.bgobj_llava.prompt import PromptEncoder, PromptTemplate
-from trainers.bgobj_llava.scopes import add_lora, load_trainable_state, prepare_trainables, trainable_parts, trainable_state
+from trainers.bgobj_llava.scopes import add_lora, prepare_trainables, trainable_parts
 
 SCENE, PREFIX = picture(0), (1, 2, 3)
 
@@ -33,8 +33,10 @@ def step(model: BgObjLlava) -> None:
 
 
 def load(model: BgObjLlava) -> None:
-    parts = trainable_parts(model, "projector")
-    load_trainable_state(parts, {name: value + 1e-3 for name, value in trainable_state(parts).items()})
+    with torch.no_grad():
+        for pairs in trainable_parts(model, "projector").values():
+            for _, parameter in pairs:
+                parameter.copy_(parameter + 1e-3)
 
 
 def load_into_module(model: BgObjLlava) -> None:
