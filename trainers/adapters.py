@@ -207,7 +207,7 @@ def read_adapter(folder: str | Path, *, needs_tokenizer: bool) -> Adapter:
         try:
             adapter = _read_once(path, needs_tokenizer=needs_tokenizer)
         except (OSError, ValueError):
-            if _identity(present_folder(Path(folder))) == before:
+            if present_folder(Path(folder)) == path and _identity(path) == before:
                 raise
         else:
             if _identity(path) == before:

@@ -147,6 +147,19 @@ def test_adapters_are_read_while_a_run_writes_more(tmp_path: Path) -> None:
     assert last.record["epoch"] > 2
 
 
+def test_an_adapter_that_moves_aside_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save(tmp_path, 1, "last")[0]
+    is_intact = adapters._is_intact
+
+    def move_then_check(path: Path, digest: str) -> bool:
+        if folder.exists():
+            folder.rename(folder.with_name(".last.old"))  # the first half of a replacement
+        return is_intact(path, digest)
+
+    monkeypatch.setattr(adapters, "_is_intact", move_then_check)
+    assert read_adapter(folder, needs_tokenizer=True).tensors["epoch"].item() == 1
+
+
 # --- what is refused ----------------------------------------------------------------------------------------------------
 
 
