@@ -11,8 +11,8 @@ from transformers import LlavaForConditionalGeneration
 
 from benchmarks.bgobj_models import build_tokenizer, read_config
 from trainers.bgobj_llava.cost import WAYS, CostModel, Request, split_patches
-from trainers.bgobj_llava.model import BgObjLlava
-from trainers.bgobj_llava.options import ModelOptions
+from trainers.bgobj_llava.model.llava import BgObjLlava
+from trainers.bgobj_llava.model.options import ModelOptions
 
 SHARES = (0.05, 0.10, 0.20, 0.30, 0.50)
 N_PREFIX, N_QUESTION = 35, 25  # tokens of the prompt before the image, and of a question with its instruction

@@ -111,7 +111,8 @@ def _time_detector(args: argparse.Namespace, bench: Bench) -> float | None:
     """Return the median seconds of a detector on a picture of the model's size; None if none is asked for."""
     if not args.detector:
         return None
-    from trainers.bgobj_llava.detectors import DetectorOptions, build_detector
+    from trainers.bgobj_llava.detection.build import build_detector
+    from trainers.bgobj_llava.detection.options import DetectorOptions
     from trainers.bgobj_llava.geometry import Canvas
 
     info = bench.split.info

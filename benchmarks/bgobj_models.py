@@ -15,8 +15,8 @@ from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGen
 import trainers
 from trainers.bgobj_llava.data import Normalisation
 from trainers.bgobj_llava.geometry import PatchSplit
-from trainers.bgobj_llava.model_info import ModelInfo
-from trainers.bgobj_llava.prompt import PromptTemplate
+from trainers.bgobj_llava.model.info import ModelInfo
+from trainers.bgobj_llava.model.prompt import PromptTemplate
 from trainers.bgobj_llava.word_tokenizer import IMAGE, build_word_tokenizer
 
 SEVEN_B = Path(trainers.__file__).parent / "bgobj_llava" / "assets" / "llava_1_5_7b.json"

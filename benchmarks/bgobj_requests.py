@@ -21,15 +21,15 @@ import torch
 from benchmarks.bgobj_models import Camera, build_llava, build_tokenizer, normalise, write_question
 from benchmarks.timing import wait_for
 from trainers.bgobj_llava import trace
-from trainers.bgobj_llava.cache import BackgroundCache
-from trainers.bgobj_llava.cache_options import CacheOptions, Hit
-from trainers.bgobj_llava.cache_scene import CacheRequest
-from trainers.bgobj_llava.cache_watch import ContextWatch
+from trainers.bgobj_llava.cache.background_cache import BackgroundCache
+from trainers.bgobj_llava.cache.options import CacheOptions, Hit
+from trainers.bgobj_llava.cache.scene import CacheRequest
+from trainers.bgobj_llava.cache.watch import ContextWatch
 from trainers.bgobj_llava.cost import split_patches
 from trainers.bgobj_llava.generate import Answer, Generator
-from trainers.bgobj_llava.model import BgObjLlava
-from trainers.bgobj_llava.options import ModelOptions
-from trainers.bgobj_llava.prompt import PromptEncoder
+from trainers.bgobj_llava.model.llava import BgObjLlava
+from trainers.bgobj_llava.model.options import ModelOptions
+from trainers.bgobj_llava.model.prompt import PromptEncoder
 
 STOCK, OFF, TOKENS, KV = "stock", "no cache", "tokens", "kv"
 WAYS = (STOCK, OFF, TOKENS, KV)

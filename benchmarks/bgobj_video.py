@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.bgobj_models import read_config
-from trainers.bgobj_llava.cache import BackgroundCache
-from trainers.bgobj_llava.cache_options import CacheOptions, Hit
-from trainers.bgobj_llava.cache_scene import CacheRequest, Scene
+from trainers.bgobj_llava.cache.background_cache import BackgroundCache
+from trainers.bgobj_llava.cache.options import CacheOptions, Hit
+from trainers.bgobj_llava.cache.scene import CacheRequest, Scene
 from trainers.bgobj_llava.cost import CostModel, Request
-from trainers.bgobj_llava.detectors import DetectorOptions, build_detector
+from trainers.bgobj_llava.detection.build import build_detector
+from trainers.bgobj_llava.detection.options import DetectorOptions
 from trainers.bgobj_llava.geometry import Canvas, MaskPolicy, Placed, open_image, split_boxes
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")

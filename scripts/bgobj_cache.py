@@ -27,7 +27,7 @@ from dassl_host import ensure_dassl  # noqa: E402
 ensure_dassl()
 
 from clip_ext.console import accept_any_text  # noqa: E402
-from trainers.bgobj_llava.cache_disk import (  # noqa: E402
+from trainers.bgobj_llava.cache.disk import (  # noqa: E402
     DamagedEntry,
     ForeignFile,
     read_entry,

@@ -20,14 +20,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from clip_ext.console import accept_any_text  # noqa: E402
-from trainers.bgobj_llava.boxes_file import BoxesFile  # noqa: E402
-from trainers.bgobj_llava.detection_run import (  # noqa: E402
+from trainers.bgobj_llava.detection.boxes_file import BoxesFile  # noqa: E402
+from trainers.bgobj_llava.detection.build import build_detector  # noqa: E402
+from trainers.bgobj_llava.detection.options import DETECTING, FRAMES, DetectorOptions  # noqa: E402
+from trainers.bgobj_llava.detection.run import (  # noqa: E402
     DetectionCounts,
     look_at_random,
     look_with,
     write_boxes,
 )
-from trainers.bgobj_llava.detectors import DETECTING, FRAMES, DetectorOptions, build_detector  # noqa: E402
 from trainers.bgobj_llava.geometry import Canvas  # noqa: E402
 from trainers.prediction.files import find_images  # noqa: E402
 

@@ -51,8 +51,8 @@ def run_export(args: argparse.Namespace) -> str:
     import torch
 
     import trainers  # noqa: F401  (finds the engine)
-    from trainers.bgobj_llava.composition import load_composition
-    from trainers.bgobj_llava.export import export
+    from trainers.bgobj_llava.storage.composition import load_composition
+    from trainers.bgobj_llava.storage.export import export
 
     composition = load_composition(args.run, epoch=args.epoch, base=args.base, dtype=getattr(torch, args.dtype))
     difference = export(composition, args.format, args.output)

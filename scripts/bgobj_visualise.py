@@ -24,10 +24,10 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from clip_ext.console import accept_any_text  # noqa: E402
-from trainers.bgobj_llava.boxes_file import BoxesFile  # noqa: E402
-from trainers.bgobj_llava.detectors import Detections, from_boxes  # noqa: E402
+from trainers.bgobj_llava.detection.boxes_file import BoxesFile  # noqa: E402
+from trainers.bgobj_llava.detection.detections import Detections, from_boxes  # noqa: E402
+from trainers.bgobj_llava.detection.instance_analysis import ORDERS, read_rows, sort_rows  # noqa: E402
 from trainers.bgobj_llava.geometry import ASPECTS, Canvas, MaskPolicy, dilate, open_image  # noqa: E402
-from trainers.bgobj_llava.instance_analysis import ORDERS, read_rows, sort_rows  # noqa: E402
 from trainers.bgobj_llava.visualise import (  # noqa: E402
     CachedPart,
     SplitView,

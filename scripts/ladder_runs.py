@@ -12,14 +12,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
+from dassl.engine import build_trainer  # noqa: E402
+from dassl.utils import set_random_seed  # noqa: E402
 from ladder_figures import read_predictions  # noqa: E402
+from torch.utils.data import DataLoader, Subset  # noqa: E402
 
 import datasets  # noqa: E402, F401  (registers the data sets)
 import train  # noqa: E402
-from dassl.engine import build_trainer  # noqa: E402
-from dassl.utils import set_random_seed  # noqa: E402
-from torch.utils.data import DataLoader, Subset  # noqa: E402
-
 from dassl_host import ensure_dassl  # noqa: E402
 from trainers import runs  # noqa: E402
 
@@ -44,8 +43,8 @@ class StockAnswers:
     def __init__(self, trainer: Any, *, timed: bool) -> None:
         from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
-        from trainers.bgobj_llava.loading import find_folder
-        from trainers.bgobj_llava.prompt import PromptTemplate
+        from trainers.bgobj_llava.model.prompt import PromptTemplate
+        from trainers.bgobj_llava.storage.loading import find_folder
 
         folder = find_folder(trainer.cfg.MODEL.BACKBONE.NAME, trainer.settings.REVISION)
         self.model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval().to(trainer.device)

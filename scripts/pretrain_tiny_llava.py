@@ -48,7 +48,7 @@ from datasets.mini_scenes_generator import (  # noqa: E402
     training_scene,
     world_sprites,
 )
-from trainers.bgobj_llava.prompt import PromptEncoder, PromptTemplate  # noqa: E402
+from trainers.bgobj_llava.model.prompt import PromptEncoder, PromptTemplate  # noqa: E402
 from trainers.bgobj_llava.word_tokenizer import IMAGE, build_word_tokenizer  # noqa: E402
 
 log = logging.getLogger("pretrain")

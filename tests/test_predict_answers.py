@@ -12,8 +12,9 @@ import pytest
 from prediction_calls import call, edit_record, fails, read_csv, read_jsonl
 
 from clip_ext.file_hashes import hash_file
-from trainers.bgobj_llava.boxes_file import BoxesWriter, Origin
-from trainers.bgobj_llava.detectors import DetectorOptions, from_boxes
+from trainers.bgobj_llava.detection.boxes_file import BoxesWriter, Origin
+from trainers.bgobj_llava.detection.detections import from_boxes
+from trainers.bgobj_llava.detection.options import DetectorOptions
 from trainers.prediction.questions import find_questions
 
 NAME = "BgObjLLaVA"

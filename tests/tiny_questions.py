@@ -83,7 +83,7 @@ def settings_of(world: Path, output: Path, node: str) -> dict[str, Any]:
 
 def first_logits(trainer: Any, batch: Any) -> torch.Tensor:
     """Return the scores of the first token of every answer of a parsed test batch, (N, V), computed in one pass each."""
-    from trainers.bgobj_llava.encode import SplitBatch
+    from trainers.bgobj_llava.model.encode import SplitBatch
 
     columns = [np.stack([getattr(split, name) for split in batch.splits]) for name in ("objects", "ring", "stock_order")]
     texts = [trainer.system.encoder.encode([(question, None)]) for question in batch.questions]

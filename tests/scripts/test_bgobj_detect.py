@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import bgobj_detect  # noqa: E402
 import bgobj_visualise  # noqa: E402
 
-from trainers.bgobj_llava.boxes_file import BoxesFile  # noqa: E402
+from trainers.bgobj_llava.detection.boxes_file import BoxesFile  # noqa: E402
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import bgobj_export  # noqa: E402
 
-from trainers.bgobj_llava import export  # noqa: E402
-from trainers.bgobj_llava.encode import SplitBatch  # noqa: E402
-from trainers.bgobj_llava.loading import load_llava  # noqa: E402
+from trainers.bgobj_llava.storage import export  # noqa: E402
+from trainers.bgobj_llava.model.encode import SplitBatch  # noqa: E402
+from trainers.bgobj_llava.storage.loading import load_llava  # noqa: E402
 
 LORA = {"TRAIN__SCOPE": "lora", "LORA__R": 4}
 QUESTION = "how many objects are there?"
@@ -124,7 +124,7 @@ def test_peft_reads_the_adapter(lora_run: tuple[Built, Path], base: Path, tmp_pa
 
 
 def test_composition(lora_run: tuple[Built, Path], tmp_path: Path) -> None:
-    from trainers.bgobj_llava.composition import load_composition
+    from trainers.bgobj_llava.storage.composition import load_composition
 
     built, run = lora_run
     call(run, "--format", "composition", "-o", tmp_path / "out")
@@ -168,7 +168,7 @@ def test_what_a_plain_llava_cannot_hold(base: Path, tmp_path: Path) -> None:
 
 
 def test_files_that_say_something_else_are_not_kept(lora_run: tuple[Built, Path], tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("trainers.bgobj_llava.export.merge_lora", lambda model: None)
+    monkeypatch.setattr("trainers.bgobj_llava.storage.export.merge_lora", lambda model: None)
     assert "logits of the exported model differ by" in fails(lora_run[1], "--format", "hf", "-o", tmp_path / "hf")
     assert list(tmp_path.iterdir()) == []
 

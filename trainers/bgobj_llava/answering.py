@@ -14,13 +14,13 @@ from yacs.config import CfgNode
 
 from trainers.bgobj_llava import settings
 from trainers.bgobj_llava.building import System
-from trainers.bgobj_llava.cache import BackgroundCache
-from trainers.bgobj_llava.cache_options import CacheOptions
-from trainers.bgobj_llava.cache_watch import ContextWatch
+from trainers.bgobj_llava.cache.background_cache import BackgroundCache
+from trainers.bgobj_llava.cache.options import CacheOptions
+from trainers.bgobj_llava.cache.watch import ContextWatch
 from trainers.bgobj_llava.cost import CostModel
 from trainers.bgobj_llava.generate import Answer, Generator
 from trainers.bgobj_llava.geometry import PatchSplit
-from trainers.bgobj_llava.prompt import PromptError
+from trainers.bgobj_llava.model.prompt import PromptError
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.bgobj_llava.detectors import Detections
+from trainers.bgobj_llava.detection.detections import Detections
 from trainers.bgobj_llava.geometry import MaskPolicy
 
 SPURIOUS_SHARE = (0.1, 0.5)  # sides of a spurious box as a share of the image's

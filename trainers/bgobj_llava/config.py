@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 from yacs.config import CfgNode
 
-from trainers.bgobj_llava import geometry, options
+from trainers.bgobj_llava import geometry
+from trainers.bgobj_llava.model import options
 
-# Allowed values of the keys that are words; those of DET and MASK stand in detectors.py and geometry.py.
+# Allowed values of the keys that are words; those of DET and MASK stand in detection/options.py and geometry.py.
 CHOICES: dict[str, tuple[str, ...]] = {
     "ATTN": ("sdpa", "eager", "flash_attention_2"),
     "SPLIT": options.SPLITS,

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from transformers import LlamaConfig, LlavaConfig
 
-from trainers.bgobj_llava.model_info import feature_block
-from trainers.bgobj_llava.options import ModelOptions
+from trainers.bgobj_llava.model.info import feature_block
+from trainers.bgobj_llava.model.options import ModelOptions
 
 WAYS = ("stock", "cold", "tokens", "kv")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trainers.base import ExtrasWrapper
 from trainers.bgobj_llava.augment import MaskAugment
-from trainers.bgobj_llava.detectors import Detections
+from trainers.bgobj_llava.detection.detections import Detections
 from trainers.bgobj_llava.geometry import (
     Canvas,
     MaskPolicy,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainers.bgobj_llava.model import BgObjLlava
-from trainers.bgobj_llava.prefill import PrefillState
-from trainers.bgobj_llava.sequence import Segment
+from trainers.bgobj_llava.model.llava import BgObjLlava
+from trainers.bgobj_llava.model.prefill import PrefillState
+from trainers.bgobj_llava.model.sequence import Segment
 
 
 @dataclass(frozen=True)

@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from trainers.bgobj_llava.cache import BackgroundCache
-from trainers.bgobj_llava.cache_entry import Payload
-from trainers.bgobj_llava.cache_options import NODE as CACHE_NODE
-from trainers.bgobj_llava.cache_options import Hit
-from trainers.bgobj_llava.cache_scene import CacheRequest
-from trainers.bgobj_llava.cache_watch import ContextWatch
+from trainers.bgobj_llava.cache.background_cache import BackgroundCache
+from trainers.bgobj_llava.cache.entry import Payload
+from trainers.bgobj_llava.cache.options import NODE as CACHE_NODE
+from trainers.bgobj_llava.cache.options import Hit
+from trainers.bgobj_llava.cache.scene import CacheRequest
+from trainers.bgobj_llava.cache.watch import ContextWatch
 from trainers.bgobj_llava.decoding import Decoded, GreedyDecoder
-from trainers.bgobj_llava.encode import SplitBatch
 from trainers.bgobj_llava.geometry import PatchSplit, dilate
-from trainers.bgobj_llava.model import BgObjLlava
-from trainers.bgobj_llava.options import NODE
-from trainers.bgobj_llava.prefill import PrefillState
-from trainers.bgobj_llava.prompt import PromptEncoder, TextIds
-from trainers.bgobj_llava.sequence import BACKGROUND, OBJECT, Encoded, Segments
+from trainers.bgobj_llava.model.encode import SplitBatch
+from trainers.bgobj_llava.model.llava import BgObjLlava
+from trainers.bgobj_llava.model.options import NODE
+from trainers.bgobj_llava.model.prefill import PrefillState
+from trainers.bgobj_llava.model.prompt import PromptEncoder, TextIds
+from trainers.bgobj_llava.model.sequence import BACKGROUND, OBJECT, Encoded, Segments
 from trainers.bgobj_llava.trace import PhaseClock, write_trace
 
 logger = logging.getLogger(__name__)

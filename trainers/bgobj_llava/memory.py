@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
-from trainers.bgobj_llava.model import BgObjLlava
-from trainers.bgobj_llava.scopes import Parts, count_parameters
+from trainers.bgobj_llava.model.llava import BgObjLlava
+from trainers.bgobj_llava.model.scopes import Parts, count_parameters
 
 FP32_BYTES = 4
 # Numbers that an optimizer of Dassl's keeps per weight.

@@ -13,7 +13,7 @@ from torch import nn
 
 from clip_ext.files import replacing
 from trainers.base import ParameterGroup
-from trainers.bgobj_llava.load_report import PARTS, part_of
+from trainers.bgobj_llava.storage.load_report import PARTS, part_of
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ import torch
 from yacs.config import CfgNode
 
 from trainers.bgobj_llava.augment import MaskAugment
-from trainers.bgobj_llava.cache_options import CacheOptions
-from trainers.bgobj_llava.detectors import DetectorOptions
+from trainers.bgobj_llava.cache.options import CacheOptions
+from trainers.bgobj_llava.detection.options import DetectorOptions
 from trainers.bgobj_llava.geometry import MaskPolicy
-from trainers.bgobj_llava.options import ModelOptions
+from trainers.bgobj_llava.model.options import ModelOptions
 
 # Element type of the frozen weights, by resolved precision; trainables are fp32 in all of them.
 WEIGHT_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "amp": torch.float32, "fp16": torch.float16}

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from dassl.data import DataManager
 from dassl.data.datasets import Datum
 from dassl.engine import TRAINER_REGISTRY
@@ -26,7 +25,7 @@ from trainers import precision
 from trainers.accumulation import WeightedLosses
 from trainers.bgobj_llava import checks, settings
 from trainers.bgobj_llava.data import BgObjWrapper, Normalisation, SceneView, training_view
-from trainers.bgobj_llava.finders import Finder
+from trainers.bgobj_llava.detection.finders import Finder
 from trainers.bgobj_llava.geometry import Canvas, PatchSplit
 from trainers.bgobj_llava.panels import PanelWriter
 from trainers.bgobj_llava.samples import drop_unusable, extras_of, problems_with_items
@@ -34,8 +33,8 @@ from trainers.tuned import TunedTrainer
 
 if TYPE_CHECKING:
     from trainers.bgobj_llava.answering import AnswerSession, Questions
-    from trainers.bgobj_llava.encode import SplitBatch
-    from trainers.bgobj_llava.prompt import TextIds
+    from trainers.bgobj_llava.model.encode import SplitBatch
+    from trainers.bgobj_llava.model.prompt import TextIds
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +213,7 @@ class BgObjLLaVA(TunedTrainer):
 
     def parse_batch_train(self, batch: dict) -> TrainBatch:
         """Take images, masks and conversations from a batch."""
-        from trainers.bgobj_llava.encode import SplitBatch
+        from trainers.bgobj_llava.model.encode import SplitBatch
 
         splits = SplitBatch(*(batch[name] for name in ("obj_mask", "obj_ring", "stock_order")))
         texts = [self.system.encoder.encode([tuple(turn) for turn in json.loads(turns)]) for turns in batch["turns"]]
@@ -234,7 +233,7 @@ class BgObjLLaVA(TunedTrainer):
         """Write Dassl's checkpoint, and the adapter beside it; see `CHECKPOINT.KEEP`."""
         super().save_model(epoch, directory, *args, **kwargs)
         from trainers import adapters
-        from trainers.bgobj_llava.artifact import save_adapter
+        from trainers.bgobj_llava.storage.artifact import save_adapter
 
         keep, name = self.settings.CHECKPOINT.KEEP, kwargs.get("model_name", "")
         result = kwargs.get("val_result")
@@ -257,7 +256,7 @@ class BgObjLLaVA(TunedTrainer):
         if not directory:
             logger.info("No --model-dir: the base weights of %s are evaluated, nothing is tuned", self.loaded.base.id)
             return
-        from trainers.bgobj_llava.artifact import load_adapter
+        from trainers.bgobj_llava.storage.artifact import load_adapter
 
         found = load_adapter(directory, epoch, parameters=self.system.parameters, facts=self._facts(), probe=self._probe)
         logger.info("Loaded %s (epoch %s)", found.path, found.epoch)
@@ -267,12 +266,12 @@ class BgObjLLaVA(TunedTrainer):
             self.report.write()
 
     def _facts(self) -> Any:
-        from trainers.bgobj_llava.artifact import describe_model
+        from trainers.bgobj_llava.storage.artifact import describe_model
 
         return describe_model(self.model, self.system.encoder, self.loaded, self.settings)
 
     def _probe(self) -> Any:
-        from trainers.bgobj_llava.probe import compute_probe
+        from trainers.bgobj_llava.storage.probe import compute_probe
 
         return compute_probe(self.model, self.system.encoder, self.autocast)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clip_ext.files import replacing
-from trainers.bgobj_llava.detectors import Detections
+from trainers.bgobj_llava.detection.detections import Detections
 from trainers.bgobj_llava.geometry import (
     Bools,
     Canvas,

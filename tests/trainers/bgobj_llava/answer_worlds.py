@@ -13,13 +13,13 @@ import torch
 from tiny_llavas import random_llava
 from torch import Tensor
 
-from trainers.bgobj_llava.cache import BackgroundCache
-from trainers.bgobj_llava.cache_options import CacheOptions
+from trainers.bgobj_llava.cache.background_cache import BackgroundCache
+from trainers.bgobj_llava.cache.options import CacheOptions
 from trainers.bgobj_llava.generate import Answer, Generator
 from trainers.bgobj_llava.geometry import MaskPolicy, PatchSplit, split_raw
-from trainers.bgobj_llava.model import BgObjLlava
-from trainers.bgobj_llava.options import ModelOptions
-from trainers.bgobj_llava.prompt import PromptEncoder
+from trainers.bgobj_llava.model.llava import BgObjLlava
+from trainers.bgobj_llava.model.options import ModelOptions
+from trainers.bgobj_llava.model.prompt import PromptEncoder
 
 GRID, PATCH = 4, 14
 SIDE = GRID * PATCH

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from trainers.bgobj_llava.artifact import ArtifactFacts, describe_model, save_adapter
 from trainers.bgobj_llava.config import add_config
-from trainers.bgobj_llava.loading import load_llava
-from trainers.bgobj_llava.model import BgObjLlava
-from trainers.bgobj_llava.probe import Probe, compute_probe
-from trainers.bgobj_llava.prompt import PromptEncoder
-from trainers.bgobj_llava.scopes import add_lora, prepare_trainables, trainable_parts
+from trainers.bgobj_llava.model.llava import BgObjLlava
+from trainers.bgobj_llava.model.prompt import PromptEncoder
+from trainers.bgobj_llava.model.scopes import add_lora, prepare_trainables, trainable_parts
 from trainers.bgobj_llava.settings import model_options
+from trainers.bgobj_llava.storage.artifact import ArtifactFacts, describe_model, save_adapter
+from trainers.bgobj_llava.storage.loading import load_llava
+from trainers.bgobj_llava.storage.probe import Probe, compute_probe
 
 
 @dataclass

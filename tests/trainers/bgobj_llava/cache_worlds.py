@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.bgobj_llava.cache import BackgroundCache
-from trainers.bgobj_llava.cache_options import CacheOptions, Hit
-from trainers.bgobj_llava.cache_scene import CacheRequest
+from trainers.bgobj_llava.cache.background_cache import BackgroundCache
+from trainers.bgobj_llava.cache.options import CacheOptions, Hit
+from trainers.bgobj_llava.cache.scene import CacheRequest
 
 Pairs = dict[str, list[tuple[Tensor, Tensor]]]
 GRID, PATCH, WIDTH = 6, 4, 8

@@ -8,10 +8,10 @@ import torch
 from tiny_llavas import random_llava
 from torch import Tensor
 
-from trainers.bgobj_llava.encode import SplitBatch
-from trainers.bgobj_llava.model import BgObjLlava
-from trainers.bgobj_llava.options import ModelOptions
-from trainers.bgobj_llava.prompt import PromptEncoder, TextIds
+from trainers.bgobj_llava.model.encode import SplitBatch
+from trainers.bgobj_llava.model.llava import BgObjLlava
+from trainers.bgobj_llava.model.options import ModelOptions
+from trainers.bgobj_llava.model.prompt import PromptEncoder, TextIds
 
 TALKS = (
     [("what colour is the circle?", "red")],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from trainers.bgobj_llava.augment import MaskAugment
-from trainers.bgobj_llava.detectors import Detections
+from trainers.bgobj_llava.detection.detections import Detections
 from trainers.bgobj_llava.geometry import MaskPolicy
 
 SIZE = (120, 80)

@@ -15,9 +15,10 @@ from PIL import Image
 from tiny_questions import BOX, Question, TinyQuestions
 
 from clip_ext.file_hashes import hash_file
-from trainers.bgobj_llava.boxes_file import BoxesWriter, Origin
-from trainers.bgobj_llava.detectors import DetectorOptions, from_boxes
-from trainers.bgobj_llava.finders import Finder
+from trainers.bgobj_llava.detection.boxes_file import BoxesWriter, Origin
+from trainers.bgobj_llava.detection.detections import from_boxes
+from trainers.bgobj_llava.detection.finders import Finder
+from trainers.bgobj_llava.detection.options import DetectorOptions
 from trainers.bgobj_llava.geometry import Canvas
 
 NAME = "BgObjLLaVA"

@@ -16,9 +16,12 @@ from tiny_world import build, make_cfg, node_of
 from tiny_world import test_logits as logits_of
 
 from clip_ext.file_hashes import hash_file
-from trainers.bgobj_llava import building, checks, detectors, fusion
-from trainers.bgobj_llava.boxes_file import BoxesWriter, Origin
-from trainers.bgobj_llava.detectors import Detections, DetectorOptions
+from trainers.bgobj_llava import building, checks
+from trainers.bgobj_llava.detection import build as detectors
+from trainers.bgobj_llava.detection.boxes_file import BoxesWriter, Origin
+from trainers.bgobj_llava.detection.detections import Detections
+from trainers.bgobj_llava.detection.options import DetectorOptions
+from trainers.bgobj_llava.model import fusion
 from trainers.config_merge import flatten
 
 NAME = "BgObjLLaVA"

@@ -9,8 +9,8 @@ from tiny_llavas import random_llava, tiny_tokenizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainers.bgobj_llava.cost import WAYS, CostModel, Request, split_patches
-from trainers.bgobj_llava.model import BgObjLlava
-from trainers.bgobj_llava.options import ModelOptions
+from trainers.bgobj_llava.model.llava import BgObjLlava
+from trainers.bgobj_llava.model.options import ModelOptions
 
 MIB = 2**20
 TFLOP = 1e12

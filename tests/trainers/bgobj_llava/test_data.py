@@ -16,8 +16,9 @@ from torch.utils.data import default_collate
 
 from trainers.bgobj_llava.augment import MaskAugment
 from trainers.bgobj_llava.data import BgObjWrapper, Normalisation, SceneView, training_view
-from trainers.bgobj_llava.detectors import DetectorOptions, from_boxes
-from trainers.bgobj_llava.finders import Finder
+from trainers.bgobj_llava.detection.detections import from_boxes
+from trainers.bgobj_llava.detection.finders import Finder
+from trainers.bgobj_llava.detection.options import DetectorOptions
 from trainers.bgobj_llava.geometry import Canvas, MaskPolicy
 
 CANVAS = Canvas(56, 7)  # 8 x 8 patches

@@ -23,12 +23,12 @@ from answer_worlds import (
     with_objects,
 )
 
-from trainers.bgobj_llava.cache_match import NO_CANDIDATE, OBJECT_INSIDE
-from trainers.bgobj_llava.encode import SplitBatch
+from trainers.bgobj_llava.cache.match import NO_CANDIDATE, OBJECT_INSIDE
 from trainers.bgobj_llava.generate import AuditError
 from trainers.bgobj_llava.geometry import stock_split
-from trainers.bgobj_llava.model import BgObjLlava
-from trainers.bgobj_llava.prompt import PromptEncoder
+from trainers.bgobj_llava.model.encode import SplitBatch
+from trainers.bgobj_llava.model.llava import BgObjLlava
+from trainers.bgobj_llava.model.prompt import PromptEncoder
 
 SCENE = picture(0)
 

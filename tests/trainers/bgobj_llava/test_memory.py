@@ -10,9 +10,9 @@ from split_models import build_model, encode_talks, random_images, random_split
 from tiny_llavas import tiny_tokenizer
 
 from trainers.bgobj_llava.memory import MOMENTS, estimate_memory
-from trainers.bgobj_llava.model import BgObjLlava
-from trainers.bgobj_llava.options import ModelOptions
-from trainers.bgobj_llava.scopes import SCOPES, Parts, add_lora, prepare_trainables, trainable_parts
+from trainers.bgobj_llava.model.llava import BgObjLlava
+from trainers.bgobj_llava.model.options import ModelOptions
+from trainers.bgobj_llava.model.scopes import SCOPES, Parts, add_lora, prepare_trainables, trainable_parts
 
 GB = 1e9
 

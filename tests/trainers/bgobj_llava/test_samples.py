@@ -10,10 +10,10 @@ import pytest
 from tiny_llavas import tiny_tokenizer
 from tiny_questions import Question
 
-from trainers.bgobj_llava.options import ModelOptions
-from trainers.bgobj_llava.prompt import PromptEncoder
+from trainers.bgobj_llava.model.options import ModelOptions
+from trainers.bgobj_llava.model.prompt import PromptEncoder
+from trainers.bgobj_llava.model.sequence import longest_length
 from trainers.bgobj_llava.samples import Turns, drop_unusable, learned_answer, problems_with_items, turns_of
-from trainers.bgobj_llava.sequence import longest_length
 
 ENCODER = PromptEncoder(tiny_tokenizer())
 N_PATCHES = 16

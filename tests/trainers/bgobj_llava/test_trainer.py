@@ -347,7 +347,7 @@ def test_detached_projector_and_silent_losses_stop_the_run(make_trainer, monkeyp
 
 
 def test_no_background_is_cached_while_training(make_trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainers.bgobj_llava.cache import BackgroundCache
+    from trainers.bgobj_llava.cache.background_cache import BackgroundCache
 
     asked: list[bool] = []
     look_up = BackgroundCache.look_up

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainers.bgobj_llava.detectors import Detections, from_boxes
+from trainers.bgobj_llava.detection.detections import Detections, from_boxes
+from trainers.bgobj_llava.detection.instance_analysis import find_flips, loss_of, read_rows, sort_rows
 from trainers.bgobj_llava.geometry import Canvas, MaskPolicy, object_pixels, split_boxes
-from trainers.bgobj_llava.instance_analysis import find_flips, loss_of, read_rows, sort_rows
 from trainers.bgobj_llava.visualise import (
     CACHED_RGB,
     FRESH_RGB,
