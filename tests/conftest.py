@@ -14,7 +14,8 @@ from PIL import Image
 from dassl_host import ensure_dassl
 
 # The helpers beside the tests are imported by name.
-sys.path += [str(Path(__file__).parent / folder) for folder in (".", "trainers", "trainers/bgobj_llava", "datasets")]
+FOLDERS = (".", "trainers", "trainers/bgobj_llava", "trainers/viecap", "datasets")
+sys.path += [str(Path(__file__).parent / folder) for folder in FOLDERS]
 ensure_dassl()
 
 
