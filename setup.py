@@ -35,6 +35,7 @@ setup(
     package_data={
         "clip_ext": ["model_configs/*.json", "assets/*", "texts/**/*.json"],
         "trainers.bgobj_llava": ["assets/*.json", "assets/*/*"],
+        "trainers.viecap": ["assets/*/*"],
     },
     install_requires=[
         "torch>=2.6",

@@ -36,6 +36,7 @@ END = "<|endoftext|>"
 TEXT_SEED, HELD_OUT_SEED = 23_000_000, 29_000_000
 SIDE_PX = 96
 N_POSITIONS = 128
+PROMPT_WORDS = "There are something in image."  # what ViECap's prompts are made of besides object names
 
 
 def draw_document(rng: np.random.Generator) -> list[str]:
@@ -57,13 +58,13 @@ def draw_documents(n: int, seed: int) -> list[str]:
 
 
 def build_tokenizer(documents: Sequence[str], n_entries: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer (GPT-2's kind); it can write every text, and whole words of these documents."""
+    """Train a byte-level BPE tokenizer (GPT-2's kind); it can write every text, and knows these documents' words."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     learner = trainers.BpeTrainer(vocab_size=n_entries, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(documents, learner)
+    tokenizer.train_from_iterator([*documents, PROMPT_WORDS], learner)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END, clean_up_tokenization_spaces=False,
         model_max_length=N_POSITIONS,
@@ -154,7 +155,8 @@ def train(model: GPT2LMHeadModel, blocks: Blocks, held_out: Blocks, args: argpar
 
 def identity(args: argparse.Namespace) -> str:
     """The arguments that decide the weights, as text."""
-    return json.dumps({name: value for name, value in vars(args).items() if isinstance(value, (int, float))} | {"save_every": 0})
+    numbers = {name: value for name, value in vars(args).items() if isinstance(value, (int, float))}
+    return json.dumps(numbers | {"save_every": 0})
 
 
 def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
