@@ -4,12 +4,14 @@ The weights of `tiny12` are this project's own; all others keep the licence of t
 """
 
 import difflib
+import hashlib
 import json
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
 import open_clip
 import torch
@@ -108,6 +110,21 @@ class LoadedClip:
 
 
 @dataclass(frozen=True)
+class ClipIdentity:
+    """What distinguishes a CLIP, read from its files without building it.
+
+    Attributes:
+        fingerprint: As of the loaded CLIP.
+        settings: Hash of its architecture, tokenizer and preprocessing; equal weights with another activation differ.
+        embed_dim: Size E of the joint image-text space.
+    """
+
+    fingerprint: str
+    settings: str
+    embed_dim: int
+
+
+@dataclass(frozen=True)
 class _Source:
     """Where a CLIP comes from: an open_clip config, a weights file, and what else is known about it."""
 
@@ -175,6 +192,17 @@ def load_clip(
     model.to(device=device, dtype=dtype)
     tokenizer = _build_tokenizer(source.model_cfg["text_cfg"], source.tokenizer_name, cache_dir)
     return _assemble(model, tokenizer, source.preprocess_cfg, name=str(name_or_path), fingerprint=fingerprint)
+
+
+def identify_clip(name_or_path: str, *, cache_dir: str | None = None) -> ClipIdentity:
+    """Say which CLIP `load_clip` would load, for keys of caches; arguments and errors as there."""
+    source = _find_source(str(name_or_path), cache_dir)
+    # A folder's own name says nothing about what is in it.
+    tokenizer = "" if source.tokenizer_name.startswith(_DIR_PREFIX) else source.tokenizer_name
+    known = [source.model_cfg, tokenizer, dict(source.preprocess_cfg)]
+    settings = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode("utf-8")).hexdigest()
+    fingerprint = compute_file_fingerprint(source.weights, load_state_dict(source.weights))
+    return ClipIdentity(fingerprint, settings, source.model_cfg["embed_dim"])
 
 
 def _find_source(name: str, cache_dir: str | None) -> _Source:

@@ -21,29 +21,31 @@ _TOWER_PARTS = ("transformer", "token_embedding", "positional_embedding", "ln_fi
 _END_POOLED = ("argmax", "eos")
 
 
-def encode_texts(clip: "LoadedClip", texts: Sequence[str], *, batch: int = 256) -> Tensor:
+def encode_texts(clip: "LoadedClip", texts: Sequence[str], *, batch: int = 256, normalise: bool = True) -> Tensor:
     """Encode texts, in their order.
 
     Args:
         clip: A loaded CLIP whose text tower is still in memory.
         texts: T texts; longer ones than the context are truncated as open_clip does (see `find_truncated`).
         batch: Texts per forward, >= 1.
+        normalise: Give the features length 1; else they are as the tower returns them.
     Returns:
-        Unit-norm features, (T, E), fp32, on the CPU.
+        Features, (T, E), fp32, on the CPU.
     """
-    return encode_tokens(clip.model, clip.tokenizer(list(texts)), batch=batch)
+    return encode_tokens(clip.model, clip.tokenizer(list(texts)), batch=batch, normalise=normalise)
 
 
 @torch.no_grad()
-def encode_tokens(model: nn.Module, tokens: Tensor, *, batch: int = 256) -> Tensor:
+def encode_tokens(model: nn.Module, tokens: Tensor, *, batch: int = 256, normalise: bool = True) -> Tensor:
     """Encode token ids.
 
     Args:
         model: open_clip `CLIP` or `CustomTextCLIP`.
         tokens: (T, context), long, padded behind the end token.
         batch: Texts per forward, >= 1.
+        normalise: Give the features length 1; else they are as the tower returns them.
     Returns:
-        Unit-norm features, (T, E), fp32, on the CPU.
+        Features, (T, E), fp32, on the CPU.
     Raises:
         ValueError: If there is no text, or `batch` is below 1.
         RuntimeError: If the text tower has been released.
@@ -62,7 +64,7 @@ def encode_tokens(model: nn.Module, tokens: Tensor, *, batch: int = 256) -> Tens
             out = _encode_cut(tower, part, int(lengths[rows].max()))
         else:
             out = model.encode_text(part)
-        features.append(F.normalize(out.float(), dim=-1).cpu())
+        features.append((F.normalize(out.float(), dim=-1) if normalise else out.float()).cpu())
     return torch.cat(features)[order.argsort()]
 
 

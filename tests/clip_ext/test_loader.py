@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from clip_ext import loader
-from clip_ext.loader import available_models, build_clip, load_clip
+from clip_ext.loader import available_models, build_clip, identify_clip, load_clip
 from clip_ext.weights import compute_fingerprint
 
 ASSETS = Path(loader.__file__).parent
@@ -125,6 +125,20 @@ def test_load_local_dir_gives_the_same_model_and_its_preprocessing(saved_clip, i
         assert loaded.fingerprint == clip.fingerprint == compute_fingerprint(clip.model.state_dict())
         assert loaded.info.mean == (0.5, 0.5, 0.5) and loaded.info.interpolation == "bilinear"
         assert loaded.info.name == name
+
+
+def test_identify_clip_knows_weights_and_activation_without_building(saved_clip, monkeypatch) -> None:
+    folder, clip = saved_clip
+    monkeypatch.setattr(loader, "_build_model", None)
+    identity = identify_clip(f"local-dir:{folder}")
+    assert (identity.fingerprint, identity.embed_dim) == (clip.fingerprint, clip.info.embed_dim)
+    renamed = folder.rename(folder.with_name("renamed"))
+    assert identify_clip(f"local-dir:{renamed}") == identity
+    config = json.loads((renamed / "open_clip_config.json").read_text(encoding="utf-8"))
+    config["model_cfg"]["quick_gelu"] = True
+    (renamed / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert identify_clip(f"local-dir:{renamed}").fingerprint == identity.fingerprint
+    assert identify_clip(f"local-dir:{renamed}").settings != identity.settings
 
 
 def test_load_casts_every_tensor_once(saved_clip) -> None:

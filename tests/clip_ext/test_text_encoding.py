@@ -36,6 +36,13 @@ def test_encode_texts_equals_open_clip_in_order(clip, batch):
     assert torch.allclose(features, encode_full(clip, TEXTS), atol=1e-6)
 
 
+def test_encode_texts_without_normalising_are_the_towers_own(clip):
+    with torch.no_grad():
+        expected = clip.model.encode_text(clip.tokenizer(TEXTS))
+    assert torch.allclose(encode_texts(clip, TEXTS, batch=2, normalise=False), expected, atol=1e-5)
+    assert not torch.allclose(expected.norm(dim=-1), torch.ones(4), atol=0.01)
+
+
 def test_encode_texts_equals_open_clip_at_clip_size():
     clip = small_clip(context_length=77, vocab_size=49408, width=64, layers=4)
     assert torch.allclose(encode_texts(clip, TEXTS), encode_full(clip, TEXTS), atol=1e-6)
