@@ -1,8 +1,8 @@
 """Every config key of the trainers, with default, unit and allowed values.
 
 Dassl's own tree stays as it is; `add_trainer_configs` adds one node per trainer under `TRAINER`, named like the class in upper
-case, and what our data sets read. The language systems declare their keys in their own rooms. Each node is complete in itself, so
-that Dassl's `clean_cfg` may drop the others. A key exists only if code reads it.
+case, and what our data sets read. The language systems declare their keys in their own rooms. Each node is complete in itself,
+so that Dassl's `clean_cfg` may drop the others. A key exists only if code reads it.
 """
 
 from __future__ import annotations
