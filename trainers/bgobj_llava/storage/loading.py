@@ -1,14 +1,12 @@
 """Loading a finished LLaVA: from the hub, from a folder, or the one that ships.
 
-Every name ends in a local folder of configuration, tokenizer, image processor and safetensors; nothing else is read. With
-HF_HUB_OFFLINE=1 the hub is not asked, and only what its cache holds can be named.
+Every name ends in a local folder of configuration, tokenizer, image processor and safetensors; nothing else is read.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +25,12 @@ from transformers import (
 from clip_ext.weights import compute_fingerprint
 from trainers.adapters import BaseModel
 from trainers.bgobj_llava.storage.load_report import LoadReport, describe_loading, describe_random
-from trainers.bgobj_llava.storage.weight_files import find_weight_files, hash_weight_files
+from trainers.model_folders import find_model_folder, find_weight_files, hash_weight_files
 
 logger = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-SHIPPED = ("tiny_llava",)
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")  # no pickles
+SHIPPED = {"tiny_llava": ASSETS / "tiny_llava"}
 NAME_KEY = "MODEL.BACKBONE.NAME"
 
 
@@ -127,31 +123,8 @@ def load_llava(
 
 
 def find_folder(name: str, revision: str = "") -> Path:
-    """Return the local folder of a model, fetched from the hub if it has to be.
-
-    Raises:
-        FileNotFoundError: If a name that can be no hub id is no folder.
-        OSError: If the hub has no such model, or cannot be asked.
-    """
-    folder = ASSETS / name if name in SHIPPED else Path(name)
-    if folder.is_dir():
-        return folder
-    if name in SHIPPED or not HUB_ID.fullmatch(name):
-        raise FileNotFoundError(
-            f"{NAME_KEY} is {name!r}: there is no folder {folder} (looked in {Path.cwd()}); "
-            f"expected a folder, {', '.join(SHIPPED)}, or a hub id such as llava-hf/llava-1.5-7b-hf"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(HUB_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise OSError(
-            f"{NAME_KEY} is {name!r}: no such folder here, and not to be had from the hub "
-            f"(revision {revision or 'newest'}; HF_HUB_OFFLINE=1 allows its cache only): {reason}"
-        ) from error
+    """Return the local folder of a LLaVA; see `find_model_folder`."""
+    return find_model_folder(name, revision, key=NAME_KEY, shipped=SHIPPED, example="llava-hf/llava-1.5-7b-hf")
 
 
 def find_problems(folder: Path, *, pretrained: bool) -> list[str]:

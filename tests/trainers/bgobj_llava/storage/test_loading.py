@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from tiny_llavas import random_llava
 from transformers import CLIPImageProcessor
 
-from trainers.bgobj_llava.storage import loading, weight_files
+from trainers import model_folders
+from trainers.bgobj_llava.storage import loading
 from trainers.bgobj_llava.storage.loading import load_llava
 
 
@@ -97,11 +98,11 @@ def test_random_weights_need_no_weight_file(spoiled: Path) -> None:
 def test_fingerprint_is_of_the_bytes_and_read_once(llava_folder: Path, tmp_path: Path, monkeypatch) -> None:
     copy = Path(shutil.copytree(llava_folder, tmp_path / "elsewhere"))
     other = write_llava(tmp_path / "other", seed=1)
-    files = [weight_files.find_weight_files(folder) for folder in (llava_folder, copy, other)]
-    first, same, different = map(weight_files.hash_weight_files, files)
+    files = [model_folders.find_weight_files(folder) for folder in (llava_folder, copy, other)]
+    first, same, different = map(model_folders.hash_weight_files, files)
     assert first == same != different
     monkeypatch.setattr("clip_ext.file_hashes.hash_file", lambda path: pytest.fail("read again"))
-    assert weight_files.hash_weight_files(files[0]) == first
+    assert model_folders.hash_weight_files(files[0]) == first
 
 
 def test_sharded_weights(spoiled: Path) -> None:
@@ -109,9 +110,9 @@ def test_sharded_weights(spoiled: Path) -> None:
     (spoiled / "model.safetensors").unlink()
     model.save_pretrained(spoiled, max_shard_size="300KB")
     loaded = load_llava(str(spoiled))
-    assert len(weight_files.find_weight_files(spoiled)) > 1
+    assert len(model_folders.find_weight_files(spoiled)) > 1
     assert sum(part.loaded for part in loaded.report.parts) == len(model.state_dict())
-    weight_files.find_weight_files(spoiled)[0].unlink()
+    model_folders.find_weight_files(spoiled)[0].unlink()
     with pytest.raises(FileNotFoundError, match="that are not there: model-00001"):
         load_llava(str(spoiled))
 
