@@ -12,9 +12,9 @@ from typing import Any
 from dassl.data.datasets import DATASET_REGISTRY
 from yacs.config import CfgNode
 
+from datasets.row_faults import Fault
 from datasets.vqa_dataset import PARTS, VQADataset
-from datasets.vqa_decode import read_json
-from datasets.vqa_records import Fault, Reading, Record, as_text
+from datasets.vqa_records import Reading, Record, as_text
 
 FILE_NAME = "dataset.json"
 PART_OF = {"1": "train", "2": "val", "3": "test"}
@@ -36,7 +36,7 @@ class OCRVQA(VQADataset):
         if named:
             raise ValueError(f"{', '.join(named)}: expected nothing, one file holds all parts (DATASET.VQA.TRAIN)")
         file = self.folder / (settings.TRAIN or FILE_NAME)
-        content = read_json(file, settings.ENCODING)
+        content = self.form.read_json(file)
         if not isinstance(content, dict):
             raise ValueError(f"{file}: expected an object of covers")
         parts: dict[str, list[Reading]] = {part: [] for part in PARTS}

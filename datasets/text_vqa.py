@@ -11,9 +11,10 @@ from typing import Any
 from dassl.data.datasets import DATASET_REGISTRY
 from yacs.config import CfgNode
 
+from datasets.row_faults import Fault
+from datasets.text_decode import FileForm
 from datasets.vqa_dataset import PARTS, VQADataset
-from datasets.vqa_decode import read_json
-from datasets.vqa_records import Fault, Reading, Record, as_text, read_answers
+from datasets.vqa_records import Reading, Record, as_text, read_answers
 
 QUESTIONS = "TextVQA_0.5.1_{}.json"
 OCR_FILES = ("TextVQA_Rosetta_OCR_v0.2_{}.json", "TextVQA_Rosetta_OCR_v0.1_{}.json")
@@ -53,39 +54,39 @@ class TextVQA(VQADataset):
         files = {part: found[0] for part in PARTS if (found := self.find_files(part, settings[part.upper()]))}
         if not files:
             raise ValueError(f"no {QUESTIONS.format('train')} or {QUESTIONS.format('val')}; DATASET.VQA.VAL names another file")
-        tokens = {part: self._read_tokens(part, settings.ENCODING) for part in files}
-        return {part: read_part(file, tokens[part], settings.ENCODING) for part, file in files.items()}
+        tokens = {part: self._read_tokens(part) for part in files}
+        return {part: read_part(file, tokens[part], self.form) for part, file in files.items()}
 
-    def _read_tokens(self, part: str, encoding: str) -> dict[str, list[str]]:
+    def _read_tokens(self, part: str) -> dict[str, list[str]]:
         """Return image id -> tokens of a part; empty without a file."""
         file = next((path for name in OCR_FILES if (path := self.folder / name.format(part)).is_file()), None)
         if file is None:
             return {}
-        return {as_text(row.get("image_id")): list(map(str, row.get("ocr_tokens") or [])) for row in rows_of(file, encoding)}
+        return {as_text(row.get("image_id")): list(map(str, row.get("ocr_tokens") or [])) for row in rows_of(file, self.form)}
 
 
-def rows_of(file: Path, encoding: str) -> list[Mapping[str, Any]]:
+def rows_of(file: Path, form: FileForm) -> list[Mapping[str, Any]]:
     """Return the rows of a published file.
 
     Raises:
         ValueError: If it is no object with a list `data` of objects.
     """
-    content = read_json(file, encoding)
+    content = form.read_json(file)
     rows = content.get("data") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{file}: expected an object with a list `data` of objects")
     return rows
 
 
-def read_part(file: Path, tokens: Mapping[str, list[str]], encoding: str) -> list[Reading]:
+def read_part(file: Path, tokens: Mapping[str, list[str]], form: FileForm) -> list[Reading]:
     """Return a reading per question.
 
     Args:
         file: Of the questions.
         tokens: Image id -> what OCR read.
-        encoding: DATASET.VQA.ENCODING.
+        form: How it is written.
     """
-    return [_read_row(row, tokens, f"{file.name}, entry {n}") for n, row in enumerate(rows_of(file, encoding), 1)]
+    return [_read_row(row, tokens, f"{file.name}, entry {n}") for n, row in enumerate(rows_of(file, form), 1)]
 
 
 def _read_row(row: Mapping[str, Any], tokens: Mapping[str, list[str]], origin: str) -> Reading:

@@ -1,66 +1,19 @@
 """What is checked about questions before anything is learned from them, all of it reported at once."""
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from datasets.data_folders import ImageFinder
 from datasets.image_files import find_broken
-from datasets.vqa_records import Fault, Reading, Record
+from datasets.row_faults import Fault, Faults
+from datasets.vqa_records import Reading, Record
 
 logger = logging.getLogger(__name__)
 
-SHOWN_ROWS = 10
 ORDER = ("train", "val", "test")
 
 Asked = tuple[Path, Record]  # an image that exists, and a question about it
-
-
-class ImageFinder:
-    """Finds images in several folders, each name once.
-
-    Args:
-        folders: In the order in which they are searched.
-    """
-
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self.folders = tuple(folders)
-        self._known: dict[tuple[str, ...], Path | None] = {}
-
-    def __call__(self, names: tuple[str, ...]) -> Path | None:
-        """Return the first file that one of the names means; None if there is none."""
-        if names not in self._known:
-            paths = (Path(os.path.normpath(folder / name)) for name in names for folder in self.folders)
-            self._known[names] = next((path for path in paths if path.is_file()), None)
-        return self._known[names]
-
-
-class Faults:
-    """Rows that cannot be used, by reason."""
-
-    def __init__(self) -> None:
-        self._rows: dict[str, list[str]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._rows)
-
-    def add(self, reason: str, row: str) -> None:
-        """Note a row."""
-        self._rows.setdefault(reason, []).append(row)
-
-    @property
-    def count(self) -> int:
-        """Rows noted."""
-        return sum(map(len, self._rows.values()))
-
-    def lines(self) -> list[str]:
-        """Return a line per reason: how many rows, and the first ten."""
-        return [f"{reason}: {len(rows)} ({_first(rows)})" for reason, rows in self._rows.items()]
-
-
-def _first(rows: Sequence[str]) -> str:
-    more = len(rows) - SHOWN_ROWS
-    return "; ".join([*rows[:SHOWN_ROWS], *([f"and {more} more"] if more > 0 else [])])
 
 
 def check_parts(

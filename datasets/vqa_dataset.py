@@ -3,24 +3,26 @@
 import logging
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from yacs.config import CfgNode
 
-from datasets.base import Item, NamedClassesDataset, resolve_builtin_root
-from datasets.vqa_checks import Asked, ImageFinder, check_parts
-from datasets.vqa_files import FileForm, parse_columns, read_questions
-from datasets.vqa_records import DEFAULT_TYPE, Reading
+from datasets.base import Item, NamedClassesDataset
+from datasets.data_folders import ImageFinder, find_folder, find_image_folders, problems_with_idle_keys, problems_with_words
+from datasets.text_decode import FileForm, parse_columns
+from datasets.vqa_checks import Asked, check_parts
+from datasets.vqa_files import read_questions
+from datasets.vqa_records import ALIASES, DEFAULT_TYPE, Reading
 
 logger = logging.getLogger(__name__)
 
+NODE = "DATASET.VQA"
 PARTS = ("train", "val", "test")
 STEMS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
 IMAGE_FOLDERS = ("images", "Images", "")
 CHOICES = {"MISSING": ("error", "skip"), "MISSING_TEST": ("val", "hold_out")}
-# Keys of other data sets, and the values that change nothing.
-IDLE = {"SPLIT": ("auto",), "SUBSAMPLE_CLASSES": ("all",), "NUM_SHOTS": (-1, 0), "SKIP_BROKEN": (False,), "DOWNLOAD": (False,)}
 
 
 class VQADataset(NamedClassesDataset):
@@ -34,6 +36,7 @@ class VQADataset(NamedClassesDataset):
         styles: Allowed styles; () allows all.
         labels_are_question_types: No texts describe such labels.
         folder: Where the files lie.
+        form: How they are written.
         split_kind: `given`; `val as test` (its figures are those of the validation part); `hold_out`; `tests only`.
     """
 
@@ -44,9 +47,10 @@ class VQADataset(NamedClassesDataset):
     def __init__(self, cfg: CfgNode) -> None:
         self._check_keys(cfg)
         settings = cfg.DATASET.VQA
-        self.folder = self.find_folder(cfg)
+        self.folder = find_folder(cfg, "VQA", self.usual_folders, type(self).__name__)
         skip = settings.MISSING == "skip"
         try:
+            self.form = FileForm(NODE, settings.ENCODING)
             parts = self.read_parts(settings)
             found = check_parts(parts, ImageFinder(self.find_images(settings)), skip=skip, styles=self.styles)
             complete, self.split_kind = complete_parts(found, cfg)
@@ -66,7 +70,7 @@ class VQADataset(NamedClassesDataset):
         Raises:
             ValueError: For everything that is wrong with the files (names them).
         """
-        form = FileForm(settings.ENCODING, parse_columns(settings.COLUMNS))
+        form = replace(self.form, columns=parse_columns(settings.COLUMNS, tuple(ALIASES), NODE))
         files = {part: self.find_files(part, settings[part.upper()]) for part in PARTS}
         parts: dict[str, Sequence[Reading]] = {}
         problems = []
@@ -103,41 +107,13 @@ class VQADataset(NamedClassesDataset):
         Raises:
             FileNotFoundError: If DATASET.VQA.IMAGES names none.
         """
-        if settings.IMAGES:
-            folder = self.folder / settings.IMAGES
-            if not folder.is_dir():
-                raise FileNotFoundError(f"DATASET.VQA.IMAGES names no folder: {folder}")
-            return [folder]
-        return [folder for name in IMAGE_FOLDERS if (folder := self.folder / name).is_dir()]
-
-    def find_folder(self, cfg: CfgNode) -> Path:
-        """Return the folder with the files.
-
-        Raises:
-            FileNotFoundError: If there is none (names key and path).
-        """
-        root, named = resolve_builtin_root(cfg.DATASET.ROOT, type(self).__name__), cfg.DATASET.VQA.DIR
-        folders = [root / name for name in ([named] if named else self.usual_folders)]
-        folder = next((folder for folder in folders if folder.is_dir()), None)
-        if folder is None:
-            listed = ", ".join(map(str, folders))
-            raise FileNotFoundError(f"data set {type(self).__name__}: no folder {listed} (DATASET.ROOT, DATASET.VQA.DIR)")
-        return folder
+        return find_image_folders(self.folder, settings.IMAGES, IMAGE_FOLDERS, f"{NODE}.IMAGES")
 
     @classmethod
     def _check_keys(cls, cfg: CfgNode) -> None:
         """Refuse values that are impossible or that questions have no use for."""
         node, own = cfg.DATASET, cfg.DATASET.VQA
-        problems = [
-            f"DATASET.VQA.{key} is {own[key]!r}; expected one of {', '.join(words)}"
-            for key, words in CHOICES.items()
-            if own[key] not in words
-        ]
-        problems += [
-            f"DATASET.{key} is {node[key]!r}; expected {values[0]!r}: data sets of questions do not read it"
-            for key, values in IDLE.items()
-            if node[key] not in values
-        ]
+        problems = problems_with_words(NODE, own, CHOICES) + problems_with_idle_keys(node, "data sets of questions")
         if not 0 < node.VAL_PERCENT < 1 and own.MISSING_TEST == "hold_out":
             problems.append(f"DATASET.VAL_PERCENT is {node.VAL_PERCENT}; expected a share in (0, 1), which hold_out keeps")
         if problems:

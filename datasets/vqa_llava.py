@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from datasets.vqa_records import Fault, Reading, Record, as_text, read_boxes
+from datasets.row_faults import Fault
+from datasets.vqa_records import Reading, Record, as_text, read_boxes
 
 IMAGE_TAG = "<image>"
 ASKERS, ANSWERERS = ("human", "user"), ("gpt", "assistant")

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from datasets.row_faults import Fault
+
 DEFAULT_TYPE = "vqa"  # the question type of sets, and of rows, without types
 
 # Our names -> the names that published files use, the first one wins.
@@ -66,19 +68,6 @@ class Record:
         if with_turns:
             found["turns"] = json.dumps(self.turns, ensure_ascii=False) if self.turns else ""
         return found | dict(self.further)
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A row that no record could be made of.
-
-    Attributes:
-        reason: A few words, the same for all rows with this fault.
-        origin: Where it stands.
-    """
-
-    reason: str
-    origin: str
 
 
 Reading = Record | Fault

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets.vqa_records import Fault, Reading, Record, as_text, read_answers
+from datasets.row_faults import Fault
+from datasets.vqa_records import Reading, Record, as_text, read_answers
 
 
 def find_annotations(questions: Path) -> Path | None:
