@@ -25,6 +25,7 @@ from torch import Tensor
 from clip_ext.file_hashes import hash_file
 from clip_ext.folders import present_folder, replacing_folder
 from trainers.run_facts import installed_versions
+from trainers.stored_tensors import find_differences
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,6 @@ TENSORS, RECORD, TOKENIZER = "adapter.safetensors", "adapter.json", "tokenizer"
 BEST, LAST = "best", "last"
 FORMAT = 1
 EPOCH_FOLDER = re.compile(r"epoch-(\d+)")
-LAYER_NUMBER = re.compile(r"\.\d+\.")
 
 # CHECKPOINT.KEEP -> whether an adapter per epoch, the best and the last one are kept.
 KEEP = {
@@ -303,28 +303,7 @@ def problems_with_base(adapter: Adapter, base: BaseModel) -> list[str]:
 
 def problems_with_tensors(adapter: Adapter, parameters: Mapping[str, Tensor]) -> list[str]:
     """Return messages for the differences between stored tensors and trainable parameters: names and shapes."""
-    stored = adapter.tensors
-    shared = sorted(stored.keys() & parameters.keys())
-    return [
-        *_list_names("missing tensor", sorted(parameters.keys() - stored.keys())),
-        *_list_names("unexpected tensor", sorted(stored.keys() - parameters.keys())),
-        *(
-            f"shape of {name}: stored {tuple(stored[name].shape)}, expected {tuple(parameters[name].shape)}"
-            for name in shared
-            if stored[name].shape != parameters[name].shape
-        ),
-    ]
-
-
-def _list_names(title: str, names: list[str]) -> list[str]:
-    """Return one line per name; those that differ in a layer's number only share one."""
-    alike: dict[str, list[str]] = {}
-    for name in names:
-        alike.setdefault(LAYER_NUMBER.sub(".*.", name), []).append(name)
-    return [
-        f"{title}: {members[0]}" if len(members) == 1 else f"{title}s ({len(members)}): {pattern}"
-        for pattern, members in alike.items()
-    ]
+    return find_differences(adapter.tensors, parameters)
 
 
 @torch.no_grad()
