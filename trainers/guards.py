@@ -1,4 +1,4 @@
-"""What stops a run that learns nothing: unreached parameters, and losses that are infinite, NaN or exactly 0."""
+"""What stops a run that learns nothing: unreached parameters, and losses that are infinite, NaN, exactly 0 or all alike."""
 
 from __future__ import annotations
 
@@ -83,10 +83,12 @@ class LossGuard:
 
     Args:
         zero_window: Updates in a row with a loss of 0 that are a fault; 0 = not checked.
+        constant_window: Equal losses in a row, of those that were read anyway, that are a fault; 0 = not checked.
     """
 
-    def __init__(self, *, zero_window: int) -> None:
-        self._zero_window = zero_window
+    def __init__(self, *, zero_window: int, constant_window: int = 0) -> None:
+        self._zero_window, self._constant_window = zero_window, constant_window
+        self._latest, self._equal = 0.0, 0  # of the losses that were read: the latest, and how many in a row equal it
         self._finite: Tensor | None = None
         self._window: Tensor | None = None  # sum of the absolute losses since the latest update
         self._zero_updates: Tensor | int = 0
@@ -105,8 +107,13 @@ class LossGuard:
             self._zero_updates = torch.where(self._window == 0, self._zero_updates + 1, 0)
             self._window = None
 
+    def read(self, loss: float) -> None:
+        """Take a loss that was read from the device."""
+        self._equal = self._equal + 1 if loss == self._latest else 1
+        self._latest = loss
+
     def problem(self) -> Exception | None:
-        """Return the error to raise, or None: FloatingPointError for a loss that is not finite, RuntimeError for 0."""
+        """Return the error to raise, or None: FloatingPointError for a loss that is not finite, RuntimeError for the others."""
         if self._finite is not None and not self._finite:
             return FloatingPointError("Loss is infinite or NaN!")
         if self._zero_window and int(self._zero_updates) >= self._zero_window:
@@ -114,12 +121,19 @@ class LossGuard:
                 f"the loss was exactly 0 in {int(self._zero_updates)} updates in a row; expected something to learn from: "
                 "do the batches hold answers, and does the loss count them?"
             )
+        if self._constant_window and self._equal >= self._constant_window:
+            return RuntimeError(
+                f"the loss was {self._latest:g} in {self._equal} read-outs in a row; expected it to move: is OPTIM.LR "
+                "above 0, do the weights change, and do the batches differ?"
+            )
         return None
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict[str, Any]:
         """Return what a resumed run needs to go on counting."""
-        return {"zero_updates": int(self._zero_updates)}
+        constant = {"latest": self._latest, "equal": self._equal} if self._constant_window else {}
+        return {"zero_updates": int(self._zero_updates)} | constant
 
-    def load_state(self, state: dict[str, int]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
         self._zero_updates = state["zero_updates"]
+        self._latest, self._equal = state.get("latest", 0.0), state.get("equal", 0)

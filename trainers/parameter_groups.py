@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,25 @@ class ParameterGroup:
     parameters: Sequence[nn.Parameter]
     lr_mult: float
     weight_decay: float
+
+
+class Trainables(nn.Module):
+    """Some parameters of a model, by reference and under the names they have there; its state dict holds nothing else.
+
+    Args:
+        parts: Name of a group -> (name, parameter) pairs.
+    """
+
+    def __init__(self, parts: Mapping[str, Sequence[tuple[str, nn.Parameter]]]) -> None:
+        super().__init__()
+        for name, parameter in (pair for pairs in parts.values() for pair in pairs):
+            *path, last = name.split(".")
+            holder: nn.Module = self
+            for step in path:
+                if step not in holder._modules:
+                    holder.add_module(step, nn.Module())
+                holder = holder._modules[step]
+            holder.register_parameter(last, parameter)
 
 
 def check_cover(adapt: nn.Module, groups: Sequence[ParameterGroup]) -> None:

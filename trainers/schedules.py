@@ -77,6 +77,19 @@ def warmup_cosine_factor(epoch: float, *, warmup_epochs: float, max_epochs: floa
     return (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
+def linear_warmup_factor(step: int, *, warmup_steps: int, total_steps: int) -> float:
+    """Return t/W for t < W, then (T - t)/(T - W), 0 from T on.
+
+    Args:
+        step: Optimizer updates done, t.
+        warmup_steps: W.
+        total_steps: T, above W.
+    """
+    if step < warmup_steps:
+        return step / warmup_steps
+    return max(0.0, (total_steps - step) / (total_steps - warmup_steps))
+
+
 def factor_of(name: str, *, warmup_epochs: float, max_epochs: int) -> Callable[[float], float]:
     """Return the factor function (epoch -> multiplier of the group's lr) of a schedule other than `dassl`."""
     if name == "constant":
@@ -104,4 +117,21 @@ def build_schedule(
         return factor(step / steps_per_epoch)
 
     # A plain function, not a callable object, so that the scheduler's state stays numbers only.
+    return LambdaLR(optimizer, factor_at_step)
+
+
+def build_linear_warmup(optimizer: Optimizer, *, warmup_steps: int, total_steps: int) -> LambdaLR:
+    """Return the `LambdaLR` that rises linearly from 0 and falls linearly to 0, moved once per optimizer update.
+
+    The rates are those of transformers' `get_linear_schedule_with_warmup`.
+
+    Args:
+        optimizer: Its groups hold their own base learning rates.
+        warmup_steps: Updates until these are reached.
+        total_steps: Updates of the run, above `warmup_steps`.
+    """
+
+    def factor_at_step(step: int) -> float:
+        return linear_warmup_factor(step, warmup_steps=warmup_steps, total_steps=total_steps)
+
     return LambdaLR(optimizer, factor_at_step)

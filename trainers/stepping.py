@@ -23,13 +23,18 @@ class SteppingTrainer(TrainerX):
         gradient_window: First updates; a trainable parameter whose gradient is None in all of them stops the run.
         zero_window: First updates; a gradient of 0 in all of them stops the run, and at any time a loss of exactly 0 in that
             many updates in a row. 0 = neither.
+        constant_window: Losses in a row, of those that the meters get, that may not all be equal; 0 = not checked.
+        waits_for_scaler: An update that the loss scaler skips leaves a schedule that moves per update where it is. To know
+            that, each update waits for the GPU.
         lazy_guard: The loss is looked at only at print steps, before saves and at epoch ends, so that no batch waits for
             the GPU; the meters get it at print steps only.
     """
 
     gradient_window = 1
     zero_window = 0
+    constant_window = 0
     lazy_guard = False
+    waits_for_scaler = False
 
     def prepare_steps(self, adapt: nn.Module, *, scaled: bool) -> None:
         """Set up everything that updates of `adapt` need.
@@ -42,7 +47,8 @@ class SteppingTrainer(TrainerX):
         self.scaler = torch.amp.GradScaler(self.device.type) if scaled else None
         self._weight: float | None = None  # of the batch at work; None: its losses are means
         self._weights = WeightWindow()
-        self._loss_guard = LossGuard(zero_window=self.zero_window)
+        self.skipped_updates = 0  # by the loss scaler, since this process started; counted with `waits_for_scaler`
+        self._loss_guard = LossGuard(zero_window=self.zero_window, constant_window=self.constant_window)
         self._gradient_guard = GradientGuard(
             adapt, window=self.gradient_window, zero_window=self.zero_window, exempt=self.exempt_from_guard()
         )
@@ -66,6 +72,9 @@ class SteppingTrainer(TrainerX):
         if self._weight == 0 or (self.lazy_guard and not self.prints_now()):
             return None
         unit = 1.0 if self._weight is None else self._weight
+        if self.constant_window:
+            self._loss_guard.read(total.item() / unit)
+            self.check_losses()
         parts = {name: value.item() / unit for name, value in losses.items()} if len(losses) > 1 else {}
         return {"loss": total.item() / unit, **parts}
 
@@ -111,6 +120,11 @@ class SteppingTrainer(TrainerX):
 
     # One update
 
+    @property
+    def schedule_per_update(self) -> bool:
+        """Whether the schedule moves after every update, not after every epoch."""
+        return self.settings.SCHEDULER_STEP == "update"
+
     def accumulation_window(self) -> tuple[int, int]:
         """Return (first batch, number of batches) of the accumulation window at work; an epoch's last may be short."""
         size = self.settings.GRAD_ACCUM
@@ -136,6 +150,7 @@ class SteppingTrainer(TrainerX):
 
         A window in which nothing counted (every weight 0) changes no parameter; the schedule moves on.
         """
+        moves = self.schedule_per_update
         first, size = self.accumulation_window()
         if self.batch_idx + 1 < first + size:
             return
@@ -143,13 +158,14 @@ class SteppingTrainer(TrainerX):
         if self.zero_window and not self.lazy_guard:
             self.check_losses()
         if self._weight is None or self._weights.total:
-            self._step(names)
+            moves = self._step(names) and moves
         else:
             logger.warning("Epoch %d, batch %d: no update, nothing in it counts", self.epoch + 1, self.batch_idx + 1)
-        if self.settings.SCHEDULER_STEP == "update":
+        if moves:
             self.update_lr()
 
-    def _step(self, names: Sequence[str] | None) -> None:
+    def _step(self, names: Sequence[str] | None) -> bool:
+        """Step the optimizer; returns False if the loss scaler skipped the step and the schedule is to wait."""
         try:
             self._gradient_guard.observe()
         except RuntimeError:
@@ -161,12 +177,21 @@ class SteppingTrainer(TrainerX):
             self.scaler.unscale_(self.optim)
         if self.settings.MAX_GRAD_NORM:
             nn.utils.clip_grad_norm_(self.adapt.parameters(), self.settings.MAX_GRAD_NORM)
+        stepped = True
         if self.scaler is None:
             super().model_update(names)
         else:
-            self.scaler.step(self.optim)
-            self.scaler.update()
+            stepped = self._step_scaled()
         self.after_update()
+        return stepped
+
+    def _step_scaled(self) -> bool:
+        before = self.scaler.get_scale() if self.waits_for_scaler else 0.0
+        self.scaler.step(self.optim)
+        self.scaler.update()
+        skipped = self.scaler.get_scale() < before if self.waits_for_scaler else False
+        self.skipped_updates += skipped
+        return not skipped
 
     def after_update(self) -> None:
         """Do what follows every optimizer step; nothing here."""

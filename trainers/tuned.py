@@ -98,16 +98,21 @@ class TunedTrainer(SteppingTrainer):
         self.groups = list(groups)
         self.batch_idx, self.num_batches = 0, len(self.train_loader_x)
         self.optim = build_group_optimizer(adapt, groups, self.cfg.OPTIM)
-        self.sched = self._build_scheduler()
+        self.sched = self.build_scheduler()
         self.register_model(self.registered_name, adapt, self.optim, self.sched)
         log_groups(groups)
         self.prec = precision.resolve_precision(self.settings.PREC, self.device)
         self.prepare_steps(adapt, scaled=self.prec in ("amp", "fp16"))
         if self.resumes_mid_epoch:
             self.mid_epoch = MidEpoch(self, saves_per_epoch=self.settings.SAVE_LATEST_PER_EPOCH)
-            self.train_loader_x = SeededOrderLoader(self.train_loader_x, self.mid_epoch.position)
+            self.train_loader_x = self.order_batches(self.train_loader_x)
 
-    def _build_scheduler(self) -> torch.optim.lr_scheduler.LRScheduler:
+    def order_batches(self, loader: Any) -> Any:
+        """Return the training loader whose order only seed, epoch and index determine; it starts where the run is."""
+        return SeededOrderLoader(loader, self.mid_epoch.position)
+
+    def build_scheduler(self) -> torch.optim.lr_scheduler.LRScheduler:
+        """Return the schedule of `self.optim`; it moves as `schedule_per_update` says."""
         node, max_epoch = self.settings, self.cfg.OPTIM.MAX_EPOCH
         name = resolve_schedule(node.SCHEDULER, f"TRAINER.{self.node_name()}.SCHEDULER")
         if name == "dassl":
@@ -144,7 +149,7 @@ class TunedTrainer(SteppingTrainer):
         self.guard_loss(total, losses, batch)
         self.model_backward_and_update(total)
         last = self.batch_idx + 1 == self.num_batches
-        if self.settings.SCHEDULER_STEP == "epoch" and last:
+        if last and not self.schedule_per_update:
             self.update_lr()
         if self.lazy_guard and (last or self.prints_now()):
             self.check_losses()

@@ -13,12 +13,12 @@ from yacs.config import CfgNode
 from trainers.bgobj_llava.model.llava import BgObjLlava
 from trainers.bgobj_llava.model.options import ModelOptions
 from trainers.bgobj_llava.model.prompt import PromptEncoder
-from trainers.bgobj_llava.model.scopes import Parts, Trainables, add_lora, prepare_trainables, trainable_parts
+from trainers.bgobj_llava.model.scopes import Parts, add_lora, prepare_trainables, trainable_parts
 from trainers.bgobj_llava.model.sequence import longest_length
 from trainers.bgobj_llava.samples import Turns
 from trainers.bgobj_llava.settings import WEIGHT_DTYPES, lr_multiplier
 from trainers.bgobj_llava.storage.loading import LoadedLlava, load_llava
-from trainers.parameter_groups import ParameterGroup
+from trainers.parameter_groups import ParameterGroup, Trainables
 
 logger = logging.getLogger(__name__)
 

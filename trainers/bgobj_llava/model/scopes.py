@@ -6,6 +6,7 @@ from torch import nn
 
 from trainers.bgobj_llava.model.llava import BgObjLlava
 from trainers.bgobj_llava.model.options import NODE
+from trainers.parameter_groups import Trainables
 
 SCOPES = ("projector", "fusion_projector", "last_k", "lora", "full")
 GROUPS = ("projector", "separators", "fusion", "lora", "llm_last", "llm")
@@ -84,21 +85,6 @@ def prepare_trainables(model: BgObjLlava, parts: Parts) -> Trainables:
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
     return Trainables(parts)
-
-
-class Trainables(nn.Module):
-    """Some parameters of a model, by reference and under the names they have there; its state dict holds nothing else."""
-
-    def __init__(self, parts: Parts) -> None:
-        super().__init__()
-        for name, parameter in (pair for pairs in parts.values() for pair in pairs):
-            *path, last = name.split(".")
-            holder: nn.Module = self
-            for step in path:
-                if step not in holder._modules:
-                    holder.add_module(step, nn.Module())
-                holder = holder._modules[step]
-            holder.register_parameter(last, parameter)
 
 
 def count_parameters(parts: Parts) -> dict[str, int]:
