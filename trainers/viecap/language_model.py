@@ -13,7 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from trainers.model_folders import find_model_folder, find_weight_files
 
@@ -59,6 +66,7 @@ def load_language_model(
     else:
         model = _read(folder, config)
     _check(model.eval())
+    model.generation_config = GenerationConfig()  # how captions are generated is our config's, not the folder's
     return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 

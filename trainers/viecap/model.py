@@ -156,7 +156,7 @@ class PrefixCaptioner(nn.Module):
         width = ids.shape[1]
         labels = find_label_positions(n_hard, n_caption, soft_tokens=self.layout.soft_tokens, width=width).to(ids.device)
         embeds = self.build_inputs_embeds(self.soft_prompt(vectors), ids, n_hard)
-        hidden = hidden_states(self.language_model, embeds).flatten(0, 1)[labels.predicts]
+        hidden = self.hidden(embeds).flatten(0, 1)[labels.predicts]
         targets = ids.flatten()[labels.tokens]
         total = F.cross_entropy(self.scores(hidden), targets, reduction="sum")
         return TokenLoss(total, len(labels))
@@ -179,9 +179,13 @@ class PrefixCaptioner(nn.Module):
         n_hard = torch.full((len(ids),), ids.shape[1], dtype=torch.long)
         return self.build_inputs_embeds(self.soft_prompt(vectors), ids, n_hard)
 
+    def hidden(self, embeds: Tensor, cache: Any = None) -> Tensor:
+        """Return hidden states, (B, L, d), of vectors (B, L, d), behind what a cache holds, which grows; None = nothing."""
+        return hidden_states(self.language_model, embeds, cache)
+
     def read(self, embeds: Tensor, cache: Any) -> Tensor:
         """Return the scores (B, V) after reading vectors (B, L, d) behind a cache, which grows."""
-        return self.scores(hidden_states(self.language_model, embeds, cache)[:, -1])
+        return self.scores(self.hidden(embeds, cache)[:, -1])
 
     def _to_device(self, lengths: Tensor) -> Tensor:
         if lengths.device == self.device:
