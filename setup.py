@@ -11,7 +11,8 @@ from setuptools import find_packages, setup
 VERSION = re.search(r"^## (\d+\.\d+\.\d+)", Path(__file__).with_name("CHANGELOG.md").read_text("utf-8"), re.M).group(1)
 
 EXTRAS = {
-    "vlm": ["transformers>=5.10", "accelerate", "peft>=0.18", "textblob"],  # language models; textblob: the captioner's tagger
+    # Language models; textblob and nltk find the nouns of captions.
+    "vlm": ["transformers>=5.10", "accelerate", "peft>=0.18", "textblob>=0.18", "nltk>=3.9.1"],
     "data": ["gdown", "h5py"],  # fetching and reading published data sets
     "dev": ["pytest", "onnx", "onnxscript", "onnxruntime"],
     # Not in `all`: another licence (AGPL), a 100 MB download, or a GPU.
@@ -35,6 +36,7 @@ setup(
     package_data={
         "clip_ext": ["model_configs/*.json", "assets/*", "texts/**/*.json"],
         "trainers.bgobj_llava": ["assets/*.json", "assets/*/*"],
+        "trainers.viecap": ["assets/*/*"],
         "trainers.viecap": ["assets/*/*"],
     },
     install_requires=[
