@@ -1,9 +1,10 @@
-"""Cells of a separated-values file, with the lines they stand in."""
+"""Cells of a separated-values file with the lines they stand in, and a cell as text."""
 from __future__ import annotations
 
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 
 def read_rows(file: Path, text: str, delimiter: str = ",") -> list[tuple[int, list[str]]]:
@@ -27,3 +28,8 @@ def read_rows(file: Path, text: str, delimiter: str = ",") -> list[tuple[int, li
     except csv.Error as error:
         raise ValueError(f"{file}, line {line}: {error}") from error
     return rows
+
+
+def as_text(value: Any) -> str:
+    """Return a cell as stripped text; None and lists are blank."""
+    return "" if value is None or isinstance(value, (list, dict)) else str(value).strip()

@@ -65,6 +65,18 @@ def find_image_folders(folder: Path, named: str, usual: Sequence[str], key: str)
     return [folder / named]
 
 
+def discover(folder: Path, stems: Sequence[str], suffixes: Sequence[str], part: str, key: str) -> list[Path]:
+    """Return the file with one of the names and endings; [] if there is none.
+
+    Raises:
+        ValueError: If several fit (names them and the key that chooses).
+    """
+    found = [path for stem in stems for suffix in suffixes if (path := folder / f"{stem}{suffix}").is_file()]
+    if len(found) > 1:
+        raise ValueError(f"several files for {part}: {', '.join(path.name for path in found)}; name one as {key}")
+    return found
+
+
 def problems_with_words(node: str, settings: CfgNode, choices: Mapping[str, Sequence[str]]) -> list[str]:
     """Return a line per key of a node whose value is none of its words."""
     return [

@@ -12,9 +12,10 @@ from typing import Any
 from dassl.data.datasets import DATASET_REGISTRY
 from yacs.config import CfgNode
 
+from datasets.csv_rows import as_text
 from datasets.row_faults import Fault
 from datasets.vqa_dataset import PARTS, VQADataset
-from datasets.vqa_records import Reading, Record, as_text
+from datasets.vqa_records import Reading, Record
 
 FILE_NAME = "dataset.json"
 PART_OF = {"1": "train", "2": "val", "3": "test"}

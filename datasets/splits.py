@@ -14,15 +14,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from yacs.config import CfgNode
 
-from clip_ext.files import replacing
 from datasets.base import SUBSAMPLE_CHOICES, Item, choose_few_shots
 from datasets.image_files import some
+from datasets.stored_rows import INPUTS, stored_rows, write_json
 
 logger = logging.getLogger(__name__)
 
 SPLIT_CHOICES = ("auto", "coop", "official", "seeded")
 PARTS = ("train", "val", "test")
-INPUTS = "inputs"  # key of a stored split: what it was made from
 
 Row = tuple[str, int, str]  # POSIX path relative to the image folder, label, class name
 Parts = dict[str, list[Item]]
@@ -150,7 +149,7 @@ def build_items(
 def write_split_json(path: Path, splits: Mapping[str, Iterable[Item]], image_dir: Path) -> None:
     """Write a split file, whole or not at all, with image paths relative to `image_dir`."""
     rows = {part: [(_relative(item, image_dir), item.label, item.classname) for item in splits.get(part, ())] for part in PARTS}
-    _write_json(path, rows)
+    write_json(path, rows)
 
 
 def split_stratified(items: Iterable[Item], shares: Mapping[str, float], *, seed: int) -> Parts:
@@ -221,39 +220,14 @@ def stored_split(
     items = list(items)
     known = {_key(item, folder): item for item in items}
     inputs = {"recipe": dict(recipe or {}), "items_sha256": _hash_items(items, folder)}
-    places = [folder / f"{name}.json"] + ([Path(cfg.OUTPUT_DIR) / f"{name}.json"] if cfg.OUTPUT_DIR else [])
-    for path in places:
-        parts = _read_stored(path, inputs, known)
-        if parts is not None:
-            logger.info("Split %s: reused", path)
-            return parts
-    parts = make()
-    rows = {part: [(*_key(item, folder), item.classname) for item in chosen] for part, chosen in parts.items()}
-    for path in places:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write_json(path, {INPUTS: inputs, **rows})
-        except OSError as error:
-            logger.info("Split not stored there: %s", error)
-        else:
-            logger.info("Split %s: made and stored", path)
-            break
-    return parts
 
+    def make_rows() -> dict[str, list[Row]]:
+        return {part: [(*_key(item, folder), item.classname) for item in chosen] for part, chosen in make().items()}
 
-def _read_stored(path: Path, inputs: Mapping[str, object], known: Mapping[tuple[str, int], Item]) -> Parts | None:
-    """The stored parts, or None if there are none that belong to these inputs."""
-    try:
-        stored = json.loads(path.read_text("utf-8"))
-        if stored.pop(INPUTS) != inputs:
-            logger.info("Split %s: its inputs have changed, it is made anew", path)
-            return None
-        return {part: [known[name, label] for name, label, _ in rows] for part, rows in stored.items()}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        logger.warning("Split %s is unreadable, it is made anew", path)
-        return None
+    def read(rows: Mapping[str, Iterable[Row]]) -> Parts:
+        return {part: [known[path, label] for path, label, _ in chosen] for part, chosen in rows.items()}
+
+    return stored_rows(folder, cfg, name, inputs, make_rows, read)
 
 
 def stored_few_shots(
@@ -282,11 +256,6 @@ def stored_few_shots(
     name = f"few_shots_{kind}-shots_{shots}-seed_{seed}"
     parts = stored_split(folder, cfg, name, [*train, *val], choose, recipe=recipe)
     return parts["train"], parts["val"]
-
-
-def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=0, ensure_ascii=False), "utf-8")
 
 
 def _hash_items(items: Iterable[Item], folder: Path) -> str:

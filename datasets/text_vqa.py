@@ -11,10 +11,11 @@ from typing import Any
 from dassl.data.datasets import DATASET_REGISTRY
 from yacs.config import CfgNode
 
+from datasets.csv_rows import as_text
 from datasets.row_faults import Fault
 from datasets.text_decode import FileForm
 from datasets.vqa_dataset import PARTS, VQADataset
-from datasets.vqa_records import Reading, Record, as_text, read_answers
+from datasets.vqa_records import Reading, Record, read_answers
 
 QUESTIONS = "TextVQA_0.5.1_{}.json"
 OCR_FILES = ("TextVQA_Rosetta_OCR_v0.2_{}.json", "TextVQA_Rosetta_OCR_v0.1_{}.json")

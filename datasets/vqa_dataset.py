@@ -9,7 +9,14 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from datasets.base import Item, NamedClassesDataset
-from datasets.data_folders import ImageFinder, find_folder, find_image_folders, problems_with_idle_keys, problems_with_words
+from datasets.data_folders import (
+    ImageFinder,
+    discover,
+    find_folder,
+    find_image_folders,
+    problems_with_idle_keys,
+    problems_with_words,
+)
 from datasets.text_decode import FileForm, parse_columns
 from datasets.vqa_checks import Asked, check_parts
 from datasets.vqa_files import read_questions
@@ -95,11 +102,7 @@ class VQADataset(NamedClassesDataset):
         if named:
             return [self.folder / name.strip() for name in named.split(",")]
         stems = [f"{prefix}{stem}" for stem in STEMS[part] for prefix in ("", f"{self.folder.name}_")]
-        found = [path for stem in stems for suffix in SUFFIXES if (path := self.folder / f"{stem}{suffix}").is_file()]
-        if len(found) > 1:
-            names = ", ".join(path.name for path in found)
-            raise ValueError(f"several files for {part}: {names}; name one as DATASET.VQA.{part.upper()}")
-        return found
+        return discover(self.folder, stems, SUFFIXES, part, f"{NODE}.{part.upper()}")
 
     def find_images(self, settings: CfgNode) -> list[Path]:
         """Return the folders that image paths are relative to.

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets.csv_rows import as_text
 from datasets.row_faults import Fault
 from datasets.row_files import TABLE_SUFFIXES, match_columns, read_json_lines, read_table
 from datasets.text_decode import FileForm
 from datasets.vqa_llava import clean_question, read_conversation
-from datasets.vqa_records import ALIASES, Reading, as_text, read_cells
+from datasets.vqa_records import ALIASES, Reading, read_cells
 from datasets.vqa_v2 import find_annotations, read_pair
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from datasets.csv_rows import as_text
 from datasets.row_faults import Fault
-from datasets.vqa_records import Reading, Record, as_text, read_boxes
+from datasets.vqa_records import Reading, Record, read_boxes
 
 IMAGE_TAG = "<image>"
 ASKERS, ANSWERERS = ("human", "user"), ("gpt", "assistant")

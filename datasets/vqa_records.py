@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from datasets.csv_rows import as_text
 from datasets.row_faults import Fault
 
 DEFAULT_TYPE = "vqa"  # the question type of sets, and of rows, without types
@@ -90,11 +91,6 @@ def read_cells(cells: Mapping[str, Any], names: Mapping[str, str], origin: str) 
     except ValueError as error:
         return Fault(str(error), origin)
     return Record((texts.pop("image"),), texts.pop("question"), origin, answers=answers, boxes=boxes, **texts)
-
-
-def as_text(value: Any) -> str:
-    """Return a cell as stripped text; None and lists are blank."""
-    return "" if value is None or isinstance(value, (list, dict)) else str(value).strip()
 
 
 def read_answers(value: Any) -> tuple[str, ...]:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from datasets.csv_rows import as_text
 from datasets.row_faults import Fault
-from datasets.vqa_records import Reading, Record, as_text, read_answers
+from datasets.vqa_records import Reading, Record, read_answers
 
 
 def find_annotations(questions: Path) -> Path | None:

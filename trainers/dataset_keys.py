@@ -23,6 +23,7 @@ def add_dataset_keys(node: CfgNode) -> None:
     node.MINI_VIEW = "classes"  # an item of MiniScenes: classes (by largest object) | styles | captions | questions
     node.MINI_TEST = "test"  # what MiniScenes tests on: test | groups (scenes on one background, for a background cache)
     _add_vqa_keys(node)
+    _add_caption_keys(node)
 
 
 def _add_vqa_keys(node: CfgNode) -> None:
@@ -37,3 +38,17 @@ def _add_vqa_keys(node: CfgNode) -> None:
     node.VQA.COLUMNS = ()  # "ours=theirs" list of VQAJson, e.g. ("question=text", "answer=label")
     node.VQA.MISSING = "error"  # rows that cannot be used: error (all are listed) | skip (left out and counted)
     node.VQA.MISSING_TEST = "val"  # without a test file: val (tested on) | hold_out (VAL_PERCENT of train is val, val is test)
+
+
+def _add_caption_keys(node: CfgNode) -> None:
+    """Add the keys of the data sets of captions: where their files lie, which rows are read, and what happens to unusable ones."""
+    node.CAPTION = CfgNode()
+    node.CAPTION.DIR = ""  # folder inside DATASET.ROOT; "" = the set's usual names, else ROOT itself
+    node.CAPTION.TRAIN = ""  # file inside that folder; "" = discovered. Flickr30k's lists: "results.csv,split.json"
+    node.CAPTION.VAL = ""  # as TRAIN
+    node.CAPTION.TEST = ""  # as TRAIN; of CaptionFiles also a folder of pictures without captions, for prediction
+    node.CAPTION.IMAGES = ""  # folder that picture paths are relative to; "" = images and the like beside the data file
+    node.CAPTION.ENCODING = ""  # codec of the text files, e.g. cp1252; "" = UTF-8 (FlickrStyle10K: latin-1 where it is none)
+    node.CAPTION.COLUMNS = ()  # "ours=theirs" list for tables and objects, e.g. ("caption=sentence", "image=file")
+    node.CAPTION.STYLE = ""  # only rows of this style, e.g. humor or romantic of FlickrStyle10K; "" = all rows
+    node.CAPTION.MISSING = "error"  # rows that cannot be used: error (all are listed) | skip (left out and counted)
