@@ -11,6 +11,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from dassl_host import ensure_dassl  # noqa: E402
+
+ensure_dassl()
+
 import torch  # noqa: E402
 from dassl.engine import build_trainer  # noqa: E402
 from dassl.utils import set_random_seed  # noqa: E402
@@ -19,7 +23,6 @@ from torch.utils.data import DataLoader, Subset  # noqa: E402
 
 import datasets  # noqa: E402, F401  (registers the data sets)
 import train  # noqa: E402
-from dassl_host import ensure_dassl  # noqa: E402
 from trainers import runs  # noqa: E402
 
 

@@ -147,3 +147,25 @@ def test_the_rules_see_a_print_and_a_borrowed_trainer() -> None:
     assert prints(ast.parse("def f():\n    print(1)")) == [2]
     borrowed = "from trainers.lafter import LaFTer, helper\nclass Mine(LaFTer): pass"
     assert foreign_trainers(ast.parse(borrowed), {"trainers.lafter"}) == ["trainers.lafter.helper"]
+
+
+def engine_comes_first(tree: ast.Module) -> bool:
+    """Whether something of ours that finds the engine runs before the first `dassl` of a file's top level."""
+    for node in tree.body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]
+        tops = {name.split(".")[0] for name in names}
+        if "dassl" in tops:
+            return False
+        if tops & {"datasets", "trainers"} or ast.unparse(node).startswith("ensure_dassl("):
+            return True
+    return True
+
+
+@pytest.mark.parametrize("path, tree", [pytest.param(*pair, id=pair[0]) for pair in sources("scripts", "benchmarks")])
+def test_command_lines_find_the_engine_before_they_import_it(path: str, tree: ast.Module) -> None:
+    assert engine_comes_first(tree)
+
+
+def test_an_import_that_was_sorted_to_the_front_is_found() -> None:
+    assert not engine_comes_first(ast.parse("import torch\nfrom dassl.engine import build_trainer\nimport datasets"))
+    assert engine_comes_first(ast.parse("import torch\nimport datasets\nfrom dassl.engine import build_trainer"))
