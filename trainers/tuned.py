@@ -195,7 +195,12 @@ class TunedTrainer(SteppingTrainer):
     # Data and test
 
     def before_train(self) -> None:
-        """Check the data, then Dassl's part: resume and open the writer.
+        """Check the data, then Dassl's part: resume and open the writer."""
+        self.check_data()
+        super().before_train()
+
+    def check_data(self) -> None:
+        """Refuse data that cannot be trained on.
 
         Raises:
             ValueError: One for all problems found.
@@ -203,7 +208,6 @@ class TunedTrainer(SteppingTrainer):
         problems = self.data_problems()
         if problems:
             raise ValueError("\n".join([f"{type(self).__name__}: {len(problems)} problem(s) with the data", *problems]))
-        super().before_train()
 
     def data_problems(self) -> list[str]:
         """Return one message per reason why this data set cannot be trained on; children add theirs."""

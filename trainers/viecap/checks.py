@@ -111,3 +111,27 @@ def _decoding_problems(node: CfgNode) -> list[str]:
     if node.DECODE == "greedy" and node.NUM_RETURN > 1:
         return [f"{NAME}.NUM_RETURN is {node.NUM_RETURN}, but {NAME}.DECODE greedy knows one caption; expected beam or sample"]
     return []
+
+
+def find_data_problems(cfg: CfgNode, n_captions: int, total_steps: int) -> list[str]:
+    """Return one message per reason why a run cannot learn from its captions.
+
+    Args:
+        cfg: The full config.
+        n_captions: To learn from.
+        total_steps: Optimizer updates of the run.
+    """
+    batch_size, warmup = cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.TRAINER.VIECAP.WARMUP_STEPS
+    if not n_captions:
+        return [
+            f"DATASET.NAME {cfg.DATASET.NAME} has no training captions: it is for evaluation (--eval-only --model-dir RUN). "
+            "Expected CaptionFiles (your own text, CSV or JSON), CocoCaption or Flickr30kCaption to train on"
+        ]
+    if n_captions < batch_size:
+        return [
+            f"there are {n_captions} training captions, less than one batch: DATALOADER.TRAIN_X.BATCH_SIZE is {batch_size}; "
+            f"lower it, or see {NAME}.FEW_SHOT_RATIO and DATA_LIMIT"
+        ]
+    if warmup >= total_steps:
+        return [f"{NAME}.WARMUP_STEPS is {warmup}, but the run has {total_steps} optimizer updates; expected fewer than these"]
+    return []
