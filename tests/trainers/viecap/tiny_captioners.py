@@ -1,44 +1,66 @@
-"""Random captioners in evaluation mode, and batches for them."""
+"""Untrained ViECap runs on disk: a random GPT-2 behind the prompts, and everything that a training leaves for prediction."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from tiny_gpt2s import random_gpt2
-from torch import Tensor
 
-from trainers.viecap.mapping import MappingNetwork
-from trainers.viecap.model import PrefixCaptioner, PromptLayout
+from trainers.viecap import settings
+from trainers.viecap.artifact import ArtifactFacts, clip_facts, write_artifact
+from trainers.viecap.clip_source import ClipSource
+from trainers.viecap.export import Exporter, ExportPlan
+from trainers.viecap.language_model import find_stop_ids
+from trainers.viecap.loading import build_model, node_of
+from trainers.viecap.model import PrefixCaptioner
+from trainers.viecap.retrieval import embed_vocabulary
+from trainers.viecap.vocabularies import read_shipped
+from trainers.viecap.vocabulary_file import Vocabulary
 
-D_CLIP, D_MODEL, SOFT = 16, 32, 3
-SOFT_HARD = PromptLayout(soft_tokens=SOFT)
+KEYS = {
+    "LANGUAGE_MODEL": "tiny_gpt2", "NUM_LAYERS": 1, "NUM_HEADS": 2, "CLIP_PROJECT_LENGTH": 2, "CONTINUOUS_PROMPT_LENGTH": 3,
+    "NAME_OF_ENTITIES_TEXT": "coco_entities", "THRESHOLD": 0.012, "MAX_NEW_TOKENS": 12, "DECODE": "greedy", "BEAM_WIDTH": 3,
+}  # fmt: skip
 
 
-def random_captioner(
-    layout: PromptLayout = SOFT_HARD, *, frozen: bool = False, seed: int = 0, sharpness: float = 0.0
-) -> PrefixCaptioner:
-    """Build one. `sharpness` above 0 gives it an output embedding of its own, so large that tokens differ in probability."""
-    language_model, _ = random_gpt2(width=D_MODEL, seed=seed)
+def write_run(folder: Path, clip_name: str, *, epochs: int = 2, **keys: Any) -> Path:
+    """Write the artefact of a run that trained nothing; its epochs have different random weights.
+
+    Args:
+        folder: Run folder.
+        clip_name: `MODEL.BACKBONE.NAME`.
+        epochs: Exported; the first one is the best.
+        keys: Below `TRAINER.VIECAP`, `LOADER__PLACEMENT` for `LOADER.PLACEMENT`.
+    """
+    node = node_of(KEYS | {name.replace("__", "."): value for name, value in keys.items()})
+    clip = ClipSource(clip_name, "cpu")
+    language_model, tokenizer = random_gpt2()
+    model, pixels = clip_facts(clip.loaded)
+    facts = ArtifactFacts(
+        settings=settings.all_settings(node), language_model={"name": "tiny_gpt2", "config": language_model.config.to_dict()},
+        clip=model, preprocessing=pixels, stop_ids=tuple(find_stop_ids(tokenizer, node.STOP)),
+    )  # fmt: skip
+    names = read_shipped("coco")
+    vocabulary = Vocabulary("coco_entities", names, embed_vocabulary(names, clip.loaded, ensemble=True), True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_artifact(
+        folder, facts, save_tokenizer=tokenizer.save_pretrained, vocabulary=vocabulary if node.USING_HARD_PROMPT else None,
+        keeps_epochs=False,
+    )  # fmt: skip
+    exporter = Exporter(folder, ExportPlan(epochs, dtype=node.EXPORT_DTYPE))
+    for epoch in range(1, epochs + 1):
+        exporter.export(epoch, random_captioner(node, model["embed_dim"], seed=epoch), is_best=epoch == 1)
+    return folder
+
+
+def random_captioner(node: Any, width: int, seed: int = 0) -> PrefixCaptioner:
+    """Build a model with random weights, strong enough that images matter."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if sharpness:
-            head = language_model.lm_head
-            head.weight = torch.nn.Parameter(sharpness * torch.randn_like(head.weight))
-        mapping = MappingNetwork(
-            D_CLIP, D_MODEL, prefix_length=layout.soft_tokens, project_length=2, n_layers=2, n_heads=2
-        )  # fmt: skip
-    return PrefixCaptioner(language_model, mapping if layout.soft_tokens else None, layout, frozen=frozen).eval()
-
-
-def random_batch(
-    captioner: PrefixCaptioner, batch: int = 6, *, multiple: int = 4, seed: int = 0, low: int = 1
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return vectors (B, E), ids (B, T) padded with 0, hard-prompt and caption lengths; ids are `low` or more."""
-    generator = torch.Generator().manual_seed(seed)
-    layout = captioner.layout
-    n_hard = torch.randint(5, 10, (batch,), generator=generator) * int(layout.hard)
-    n_caption = torch.randint(3, 14, (batch,), generator=generator)
-    longest = int((n_hard + n_caption).max()) + layout.soft_tokens
-    width = -(-longest // multiple) * multiple - layout.soft_tokens
-    ids = torch.randint(low, captioner.vocabulary_size, (batch, width), generator=generator)
-    ids = ids.masked_fill(torch.arange(width) >= (n_hard + n_caption)[:, None], 0)
-    return torch.randn(batch, D_CLIP, generator=generator), ids, n_hard, n_caption
+        model = build_model(random_gpt2(seed=seed)[0], width, node).eval()
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.data.mul_(4)
+    return model
