@@ -93,7 +93,8 @@ class Corpus:
             nouns = self.count_nouns(store)
             names = read_filter(node.NAME_OF_OBJECTS_VOCABS, node.PATH_OF_OBJECTS_VOCABS, corpus_nouns=nouns)
             table = EntityTable(store.noun_names, NounMap(names), prompts)
-            hard = HardPrompts(table, node.MAX_NUM_OF_ENTITIES, node.PROB_OF_RANDOM_MASK if node.RANDOM_MASK else 0.0)
+            probability = node.PROB_OF_RANDOM_MASK if node.RANDOM_MASK else 0.0
+            hard = HardPrompts(table, node.MAX_NUM_OF_ENTITIES, probability, prompts.budget)
         text = TrainingText(store, self.rows, hard, max_caption_tokens=node.MAX_CAPTION_TOKENS, eos_id=eos_id)
         blank = [f"{self.captions.n_blank} blank captions left out"] if self.captions.n_blank else []
         logger.info("Training text\n  %s", "\n  ".join([*text.report(), *blank]))
