@@ -103,7 +103,9 @@ class CaptionLoader:
         self.is_resident = is_resident(placement, size, self._device)
         self._home = self._device if self.is_resident else torch.device("cpu")
         self._features = self._place_features(features)
-        logger.info("caption loader: %.1f MB on %s, %d batches of %d captions", size / 1e6, self._home, len(self), self.batch_size)
+        logger.info(
+            "caption loader: %d batches of %d captions, %.1f MB on %s", len(self), self.batch_size, size / 1e6, self._home
+        )
 
     def __len__(self) -> int:
         return len(self.text) // self.batch_size
@@ -209,8 +211,8 @@ def check_count(n_captions: int, batch_size: int) -> None:
     """Raise ValueError if captions do not fill one batch."""
     if n_captions < batch_size:
         raise ValueError(
-            f"there are {n_captions} training captions, less than one batch of {batch_size}; lower DATALOADER.TRAIN_X.BATCH_SIZE, "
-            "or raise TRAINER.VIECAP.FEW_SHOT_RATIO or DATA_LIMIT"
+            f"there are {n_captions} training captions, less than one batch of {batch_size}; lower "
+            "DATALOADER.TRAIN_X.BATCH_SIZE, or raise TRAINER.VIECAP.FEW_SHOT_RATIO or DATA_LIMIT"
         )
 
 
@@ -226,5 +228,5 @@ def is_resident(placement: str, size: int, device: torch.device) -> bool:
         return placement != "host"
     free = torch.cuda.mem_get_info(device)[0]
     if size >= FREE_SHARE * free:
-        logger.info("caption loader: %.1f of %.1f GB free on %s; the store stays in host memory", size / 1e9, free / 1e9, device)
+        logger.info("caption loader: %.1f GB for %.1f GB free on %s: they stay in host memory", size / 1e9, free / 1e9, device)
     return size < FREE_SHARE * free
