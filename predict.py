@@ -1,9 +1,10 @@
-"""Use a trained run: images in, one row of predictions per image out; of a run that answers questions, one answer per row.
+"""Use a trained run: images in, one row of predictions or a caption per image out; or one answer per question.
 
     python predict.py --model-dir output/first --input photos --output photos.csv
     python predict.py --model-dir output/first --calibrate
     python predict.py --model-dir output/vqa --input photos --question "How many people are there?" --output answers.jsonl
     python predict.py --model-dir output/vqa --input questions.jsonl --output answers.jsonl
+    python predict.py --model-dir output/captions --input photos --output captions.jsonl TRAINER.VIECAP.NUM_RETURN 3
 
 The run's configuration, class names and weights are read from its folder; its training data are not needed. A folder is
 searched to the bottom; a table (.jsonl, .csv) has `image`, `question` and perhaps `boxes` per row. An image that cannot be read
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trainers.prediction.answers import AnswerTally
+    from trainers.prediction.captions import CaptionTally
     from trainers.prediction.rows import Tally
     from trainers.prediction.run import TrainedRun
 
@@ -34,7 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)  # fmt: skip
     add = parser.add_argument
-    add("--model-dir", metavar="RUN", required=True, help="run folder of a training (its --output-dir)")
+    add("--model-dir", metavar="RUN", required=True, help="run folder of a training (its --output-dir); of a captioner also "
+        "a weights file in it")  # fmt: skip
     add("--input", metavar="PATH", nargs="+", help="image files and folders; for questions also tables")
     add("--question", metavar="TEXT", help="what to ask of every image; for runs that answer questions")
     add("--output", metavar="FILE", help="file to write, .csv or .jsonl; an older one is replaced")
@@ -91,8 +94,9 @@ def predict(args: argparse.Namespace) -> int:
     if run.answers_questions:
         return answer(args, run, output)
     if args.question is not None:
-        raise ValueError(f"--question: {run.cfg.TRAINER.NAME} classifies images and takes no question")
-    return classify(args, run, output)
+        does = "captions" if run.captions_images else "classifies"
+        raise ValueError(f"--question: {run.cfg.TRAINER.NAME} {does} images and takes no question")
+    return (caption if run.captions_images else classify)(args, run, output)
 
 
 def classify(args: argparse.Namespace, run: "TrainedRun", output: "Path") -> int:
@@ -109,7 +113,7 @@ def classify(args: argparse.Namespace, run: "TrainedRun", output: "Path") -> int
         rows = predict_images(trainer, found.paths, run.classes, top_k=args.top_k, temperature=temperature)
         write_rows(output, tally.count(rows))
     facts = describe_prediction(trainer, run, checkpoint, temperature) | dataclasses.asdict(tally)
-    return conclude(output, facts, tally, found.others, trainer, started)
+    return conclude(output, facts, tally, found.others, trainer.device, started)
 
 
 def answer(args: argparse.Namespace, run: "TrainedRun", output: "Path") -> int:
@@ -125,17 +129,33 @@ def answer(args: argparse.Namespace, run: "TrainedRun", output: "Path") -> int:
         tally = AnswerTally()
         write_rows(output, tally.count(answer_questions(trainer, found.asked)))
     facts = describe_answers(trainer, run, checkpoint) | dataclasses.asdict(tally)
-    return conclude(output, facts, tally, found.others, trainer, started)
+    return conclude(output, facts, tally, found.others, trainer.device, started)
 
 
-def conclude(output: "Path", facts: dict, tally: "Tally | AnswerTally", others: list, trainer: object, started: float) -> int:
+def caption(args: argparse.Namespace, run: "TrainedRun", output: "Path") -> int:
+    """Write the rows of a captioner."""
+    from trainers.prediction.captions import CaptionTally, caption_images, describe_captions, load_captioner
+    from trainers.prediction.files import find_images, write_rows
+
+    started, found, node = time.perf_counter(), find_images(args.input), run.cfg.DATALOADER
+    with contextlib.redirect_stdout(sys.stderr):
+        loaded, tally = load_captioner(run, args.load_epoch), CaptionTally()
+        rows = caption_images(loaded, found.paths, batch_size=node.TEST.BATCH_SIZE, workers=node.NUM_WORKERS)
+        write_rows(output, tally.count(rows))
+    facts = describe_captions(loaded, run) | dataclasses.asdict(tally)
+    return conclude(output, facts, tally, found.others, loaded.device, started)
+
+
+def conclude(
+    output: "Path", facts: dict, tally: "Tally | AnswerTally | CaptionTally", others: list, device: object, started: float
+) -> int:
     """Write what holds for all rows and one line for the user; returns the number of rows that failed."""
     from trainers.prediction.files import write_facts
 
     write_facts(output.with_name(f"{output.name}.json"), facts)
     passed_over = f", {len(others)} other files passed over" if others else ""
     sys.stdout.write(
-        f"{output}: {tally}{passed_over}; {facts['trainer']}, {facts['checkpoint'] or 'nothing trained'}, {trainer.device}, "
+        f"{output}: {tally}{passed_over}; {facts['trainer']}, {facts['checkpoint'] or 'nothing trained'}, {device}, "
         f"{time.perf_counter() - started:.1f} s\n"
     )
     return tally.failed
@@ -152,8 +172,9 @@ def calibrate(args: argparse.Namespace) -> int:
     from trainers.prediction.run import load_trainer
 
     run = read_run(args)
-    if run.answers_questions:
-        raise ValueError(f"--calibrate: {run.cfg.TRAINER.NAME} answers questions; it has no confidences of classes")
+    if run.answers_questions or run.captions_images:
+        does = "answers questions" if run.answers_questions else "captions images"
+        raise ValueError(f"--calibrate: {run.cfg.TRAINER.NAME} {does}; it has no confidences of classes")
     with contextlib.redirect_stdout(sys.stderr):
         trainer, checkpoint = load_trainer(run, args.load_epoch, with_data=True)
         fitted = fit_temperature(run, trainer)

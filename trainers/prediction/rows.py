@@ -91,11 +91,15 @@ def load_rows(trainer: Any, items: Sequence[Datum]) -> DataLoader:
     """Return a loader of (batch, unreadable images), with the views of the trainer's test loader."""
     cfg, test = trainer.cfg, trainer.test_loader
     views = type(test.dataset)(cfg, items, transform=test.dataset.transform)
+    return load_readable(
+        views, batch_size=cfg.DATALOADER.TEST.BATCH_SIZE, workers=cfg.DATALOADER.NUM_WORKERS, collate=test.collate_fn
+    )
+
+
+def load_readable(rows: Dataset, *, batch_size: int, workers: int, collate: Callable[[list], dict]) -> DataLoader:
+    """Return a loader of (batch, unreadable images) of a data set whose rows may fail."""
     return DataLoader(
-        ReadableRows(views),
-        batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
-        num_workers=min(cfg.DATALOADER.NUM_WORKERS, len(items)),
-        collate_fn=ReadableBatch(test.collate_fn),
+        ReadableRows(rows), batch_size=batch_size, num_workers=min(workers, len(rows)), collate_fn=ReadableBatch(collate)
     )
 
 

@@ -42,6 +42,7 @@ class TrainedRun:
         classes: Class names in label order.
         data_hash: Of the data it learned from, as in run.json.
         trained: Whether it was a training; otherwise there may be nothing to load.
+        weights: A file of the run that was named in its place, to be loaded; None if the folder was named.
     """
 
     path: Path
@@ -49,11 +50,17 @@ class TrainedRun:
     classes: tuple[str, ...]
     data_hash: str | None
     trained: bool = True
+    weights: Path | None = None
 
     @property
     def answers_questions(self) -> bool:
         """Whether its trainer answers questions about images; others classify them."""
         return getattr(TRAINER_REGISTRY.get(self.cfg.TRAINER.NAME), "answers_questions", False)
+
+    @property
+    def captions_images(self) -> bool:
+        """Whether its trainer captions images; see `trainers/prediction/captions.py`."""
+        return hasattr(TRAINER_REGISTRY.get(self.cfg.TRAINER.NAME), "load_captioner")
 
 
 def read_run(
@@ -62,7 +69,7 @@ def read_run(
     """Read config.yaml and run.json of a run.
 
     Args:
-        folder: Run folder.
+        folder: Run folder, or a weights file of a captioner in a folder below it.
         settings: Override the stored configuration.
         device: `auto` (as configured, if there is a GPU), `cpu` or `cuda`.
         full_precision: Use fp32 whatever the run's `PREC` is.
@@ -70,7 +77,9 @@ def read_run(
         FileNotFoundError: If the folder or one of the files is missing.
         ValueError: If a file cannot be used: all problems of the configuration at once, or no class list.
     """
-    path = Path(folder)
+    path, weights = Path(folder), None
+    if path.is_file():
+        path, weights = path.parent.parent, path
     record = _read_record(path)
     if record.get("status") != "finished":
         logger.warning("Note: the run of %s has not finished (status %s)", path, record.get("status"))
@@ -81,7 +90,10 @@ def read_run(
     _fit_for_prediction(cfg, path, device)
     _fit_precision(cfg, full_precision=full_precision)
     cfg.freeze()
-    return TrainedRun(path, cfg, tuple(data["classes"]), data.get("hash"), record.get("mode", "train") == "train")
+    run = TrainedRun(path, cfg, tuple(data["classes"]), data.get("hash"), record.get("mode", "train") == "train", weights)
+    if weights is not None and not run.captions_images:
+        raise ValueError(f"{weights} is a file; {cfg.TRAINER.NAME} is loaded from its run folder, {path}")
+    return run
 
 
 def _read_record(path: Path) -> dict[str, Any]:

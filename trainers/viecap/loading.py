@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 from trainers import precision
 from trainers.viecap import settings
 from trainers.viecap.artifact import NODE, Artifact, find_artifact, find_clip_differences, find_setting_differences
-from trainers.viecap.captioner import Captioner
+from trainers.viecap.captioner import Captioner, ImageCaption
 from trainers.viecap.clip_source import ClipSource
 from trainers.viecap.config import add_config
 from trainers.viecap.language_model import build_language_model, width_of
@@ -55,6 +55,35 @@ class LoadedCaptioner:
     artifact: Artifact
     weights: StoredWeights
     vocabulary: Vocabulary | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.captioner.device
+
+    @property
+    def checkpoint(self) -> str:
+        """Where its weights lie below the run."""
+        return self.weights.path.relative_to(self.artifact.path).as_posix()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What holds for all captions alike, in JSON's types."""
+        options, vocabulary = self.captioner.options, self.vocabulary
+        return {
+            "epoch": self.weights.epoch,
+            "language_model": self.artifact.record["language_model"]["name"],
+            "vocabulary": None if vocabulary is None else {"name": vocabulary.name, "size": len(vocabulary.names)},
+            "decoding": asdict(options) | {"stop_ids": sorted(options.stop_ids)},
+        }
+
+    def preprocess(self, picture: Any) -> torch.Tensor:
+        """Return an RGB picture as CLIP sees it, (3, H, W)."""
+        return self.clip.loaded.preprocess(picture)
+
+    def caption(self, images: torch.Tensor, rows: Sequence[int]) -> list[ImageCaption]:
+        """See `Captioner.caption`."""
+        return self.captioner.caption(images, rows)
 
 
 def load_captioner(

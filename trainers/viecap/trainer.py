@@ -41,6 +41,7 @@ from trainers.viecap.weights import load_weights
 
 if TYPE_CHECKING:
     from trainers.viecap.captioner import Captioner
+    from trainers.viecap.loading import LoadedCaptioner
     from trainers.viecap.store import CaptionStore
 
 logger = logging.getLogger(__name__)
@@ -297,6 +298,15 @@ class ViECap(TunedTrainer):
         identity.check_artifact(artifact, self.settings, self.clip_source)
         load_weights(self.model, artifact.find_weights(epoch))
         self.vocabulary = choose_vocabulary(artifact, self.settings, self.clip_source)
+
+    @classmethod
+    def load_captioner(cls, cfg: CfgNode, place: Path, epoch: int | None = None) -> LoadedCaptioner:
+        """Load what captions images from a run's artefact, without a trainer; see `trainers/prediction/captions.py`."""
+        from trainers.viecap.loading import load_captioner
+
+        device = torch.device("cuda" if cfg.USE_CUDA and torch.cuda.is_available() else "cpu")
+        node, clip_name = cfg.TRAINER[cls.node_name()], cfg.MODEL.BACKBONE.NAME
+        return load_captioner(place, epoch=epoch, node=node, clip_name=clip_name, device=device, seed=cfg.SEED)
 
     # Test
 
