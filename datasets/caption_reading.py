@@ -4,7 +4,7 @@ Rows that cannot be used come back as faults, to be reported together; a file th
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,15 @@ def _read_objects(file: Path, rows: Sequence[tuple[str, Any]], form: FileForm) -
         raise ValueError(f"{file} holds no JSON object; expected objects with caption, or captions")
     found = match_columns(file, list(names), form, ALIASES, needed=("caption",))
     return [
-        read_cells(row, found, origin) if isinstance(row, dict) else Fault("no JSON object", origin) for origin, row in rows
+        read_cells(row, _with_captions(row, found), origin) if isinstance(row, dict) else Fault("no JSON object", origin)
+        for origin, row in rows
     ]
+
+
+def _with_captions(row: Mapping[str, Any], names: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the names for a row: `caption` and `captions` may take turns in one file."""
+    other = next((name for name in ALIASES["caption"] if name in row), "")
+    return {**names, "caption": other} if other and names["caption"] not in row else names
 
 
 def _read_table(file: Path, form: FileForm) -> list[CaptionReading]:

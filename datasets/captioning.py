@@ -171,8 +171,8 @@ class CaptionDataset(NamedClassesDataset):
                 sources[part] = Source(tuple(self.folder / name.strip() for name in named.split(",")))
             elif file := self.find_file(part):
                 sources[part] = Source((file,))
-        whole = self.find_whole(settings)
-        files = (whole,) if whole else sources["train"].files if settings.TRAIN else ()
+        whole, named_files = self.find_whole(settings), sources["train"].files if settings.TRAIN else ()
+        files = (whole,) if whole and whole not in named_files else named_files
         if files:
             sources |= {part: Source(files, part == "train", sure=False) for part in PARTS if part not in sources}
         sources = sources or self.find_rest(settings)
