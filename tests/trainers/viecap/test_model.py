@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 import torch
-from tiny_captioners import D_CLIP, SOFT, random_batch, random_captioner
+from random_captioners import D_CLIP, SOFT, random_batch, random_captioner
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
