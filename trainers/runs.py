@@ -27,7 +27,7 @@ from dassl_host import Engine, ensure_dassl
 from trainers import legacy_keys
 from trainers.config import add_trainer_configs
 from trainers.config_merge import Setting, merge_settings, read_yaml
-from trainers.evaluators import label_distribution, vqa
+from trainers.evaluators import caption, label_distribution, vqa
 from trainers.run_folder import RunFolder, check_classes, check_resume
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
             problems += wrong
     settings, outdated = legacy_keys.separate(cfg, settings + command_line_settings(args))
     problems += outdated + merge_settings(cfg, settings)
-    problems += label_distribution.find_problems(cfg) + vqa.find_problems(cfg)
+    problems += label_distribution.find_problems(cfg) + vqa.find_problems(cfg) + caption.find_problems(cfg)
     if problems:
         raise ValueError(f"{len(problems)} problem(s) in the configuration:\n  " + "\n  ".join(problems))
     cfg.freeze()
