@@ -27,7 +27,9 @@ SIZES: dict[str, WorldSize] = {
     "full": WorldSize(train=6000, val=600, test=1200, groups=300),
     "small": WorldSize(train=600, val=100, test=200, groups=50),  # the first scenes of the full one
 }
-TESTS = ("test", GROUPS)
+DOMAINS = "domains"
+TESTS = ("test", GROUPS, DOMAINS)
+HELD_OUT = frozenset({"ring", "star", "digit seven", "letter k"})  # objects that no caption of train names, with DOMAINS
 
 _CLASSES = tuple(sorted(OBJECT_NAMES))
 _TYPES = tuple(sorted(QUESTION_TYPES))
@@ -40,7 +42,8 @@ class MiniScenes(NamedClassesDataset):
 
     DATASET.MINI_VIEW says what an item is: a scene with the name of its largest object (classes) or with the style of its
     background (styles) as label, a scene with its captions (captions), or a question about a scene (questions).
-    DATASET.MINI_TEST groups puts the groups of scenes with one background in the place of the test split.
+    DATASET.MINI_TEST groups puts the groups of scenes with one background in the place of the test split; domains keeps the
+    scenes with a few held-out objects for test, where their captions count as another domain, as NoCaps does for COCO.
     """
 
     dataset_dir = "mini_scenes"
@@ -51,10 +54,11 @@ class MiniScenes(NamedClassesDataset):
         size, (self._names, list_items) = cfg.DATASET.MINI_SIZE, VIEWS[cfg.DATASET.MINI_VIEW]
         folder = resolve_builtin_root(cfg.DATASET.ROOT, type(self).__name__) / self.dataset_dir / size
         ensure_files(folder, recipe_of(SIZES[size]), lambda: render_world(SIZES[size], read_handwriting()))
-        train, val, test = (
-            [item for record in read_records(folder, part) for item in list_items(folder, record)]
-            for part in ("train", "val", cfg.DATASET.MINI_TEST)
-        )
+        tested = cfg.DATASET.MINI_TEST
+        records = [read_records(folder, part) for part in ("train", "val", "test" if tested == DOMAINS else tested)]
+        if tested == DOMAINS:
+            records = with_domains(*records)
+        train, val, test = ([item for record in part for item in list_items(folder, record)] for part in records)
         train, val = choose_few_shots(train, val, shots=cfg.DATASET.NUM_SHOTS, seed=cfg.SEED)
         if cfg.DATASET.SUBSAMPLE_CLASSES != "all":
             train, val, test = subsample_classes(cfg.DATASET.SUBSAMPLE_CLASSES, train, val, test)
@@ -70,6 +74,8 @@ def check_keys(settings: CfgNode) -> None:
         for key, values in allowed.items()
         if settings[key] not in values
     ]
+    if settings.MINI_TEST == DOMAINS and settings.MINI_VIEW != "captions":
+        problems.append(f"DATASET.MINI_TEST is {DOMAINS!r}, but DATASET.MINI_VIEW is {settings.MINI_VIEW!r}; expected captions")
     if problems:
         raise ValueError(f"MiniScenes: {'; '.join(problems)}")
 
@@ -91,6 +97,17 @@ def read_handwriting() -> Handwriting:
 def read_records(folder: Path, part: str) -> list[Record]:
     """All that is known of the scenes of a part: train, val, test or groups."""
     return [json.loads(line) for line in (folder / f"{part}.jsonl").read_text("utf-8").splitlines()]
+
+
+def with_domains(train: list[Record], val: list[Record], test: list[Record]) -> list[list[Record]]:
+    """Return train and val without the scenes that have a held-out object, and test with its domains as `split`."""
+    kept = [[record for record in part if not _is_held_out(record)] for part in (train, val)]
+    tested = [{**record, "split": "out_domain" if _is_held_out(record) else "in_domain"} for record in test]
+    return [*kept, tested]
+
+
+def _is_held_out(record: Record) -> bool:
+    return any(thing["name"] in HELD_OUT for thing in record["objects"])
 
 
 def _by_largest_object(folder: Path, record: Record) -> Iterator[Item]:

@@ -21,7 +21,7 @@ def add_dataset_keys(node: CfgNode) -> None:
     node.WITH_NEUTRAL = False  # keep Emotion6's seventh vote as a class of the distribution
     node.MINI_SIZE = "full"  # of MiniScenes: full (6,000 / 600 / 1,200 scenes, 300 groups) | small (600/100/200, 50)
     node.MINI_VIEW = "classes"  # an item of MiniScenes: classes (by largest object) | styles | captions | questions
-    node.MINI_TEST = "test"  # what MiniScenes tests on: test | groups (scenes on one background, for a background cache)
+    node.MINI_TEST = "test"  # what MiniScenes tests on: test | groups (on one background) | domains (objects held out of its captions)
     _add_vqa_keys(node)
     _add_caption_keys(node)
 

@@ -12,7 +12,7 @@ from scene_rules import answer_by_rule, objects_of
 from yacs.config import CfgNode
 
 from datasets import mini_scenes
-from datasets.mini_scenes import MiniScenes, read_records
+from datasets.mini_scenes import HELD_OUT, MiniScenes, read_records
 from datasets.mini_scenes_generator import (
     NUMERALS,
     OBJECT_NAMES,
@@ -318,6 +318,32 @@ def test_captions_view_has_one_item_per_scene(root: Path, records: dict[str, lis
     assert json.loads(item.extras["captions"]) == [caption["text"] for caption in record["captions"]]
     assert json.loads(item.extras["entities"]) == [caption["entities"] for caption in record["captions"]]
     assert set(item.extras) == {"captions", "entities", "image_id", "split_name", "style"}
+
+
+def test_captions_view_gives_every_scene_five_sentences_in_other_words(root: Path) -> None:
+    for item in MiniScenes(config(root, MINI_VIEW="captions")).train_x:
+        captions, entities = json.loads(item.extras["captions"]), json.loads(item.extras["entities"])
+        assert len(set(captions)) >= 5 and len(entities) == len(captions)
+        assert all(caption.count(".") == 1 and caption.endswith(".") for caption in captions)
+        pairs = [(caption, name) for caption, names in zip(captions, entities, strict=True) for name in names]
+        assert pairs and all(name in caption and name in OBJECT_NAMES for caption, name in pairs)
+
+
+def test_domains_hold_objects_out_of_the_captions_that_are_learned(root: Path) -> None:
+    whole = MiniScenes(config(root, MINI_VIEW="captions"))
+    scenes = MiniScenes(config(root, MINI_VIEW="captions", MINI_TEST="domains"))
+    named = {name for item in (*scenes.train_x, *scenes.val) for names in json.loads(item.extras["entities"]) for name in names}
+    assert not named & HELD_OUT and 0 < len(scenes.train_x) < len(whole.train_x)
+    for item, other in zip(scenes.test, whole.test, strict=True):
+        holds = any(HELD_OUT & set(names) for names in json.loads(item.extras["entities"]))
+        assert item.extras["split_name"] == ("out_domain" if holds else "in_domain")
+        assert {**item.extras, "split_name": "test"} == other.extras
+    assert {item.extras["split_name"] for item in scenes.test} == {"in_domain", "out_domain"}
+
+
+def test_domains_are_of_captions_alone(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="MINI_TEST is 'domains', but DATASET.MINI_VIEW is 'classes'; expected captions"):
+        MiniScenes(config(tmp_path, MINI_TEST="domains"))
 
 
 def test_questions_view_has_one_item_per_question(root: Path, records: dict[str, list]) -> None:
