@@ -36,6 +36,7 @@ END = "<|endoftext|>"
 TEXT_SEED, HELD_OUT_SEED = 23_000_000, 29_000_000
 SIDE_PX = 96
 N_POSITIONS = 128
+HELD_OUT_DOCUMENTS = 1000
 PROMPT_WORDS = "There are something in image."  # what ViECap's prompts are made of besides object names
 
 
@@ -195,7 +196,7 @@ def main() -> None:
     tokenizer = build_tokenizer(documents, args.n_entries)
     model = build_model(args, tokenizer)
     blocks = Blocks(tokenizer, documents, args.seed)
-    held_out = Blocks(tokenizer, draw_documents(1000, HELD_OUT_SEED), args.seed)
+    held_out = Blocks(tokenizer, draw_documents(HELD_OUT_DOCUMENTS, HELD_OUT_SEED), args.seed)
     log.info(
         "%s numbers to train, %d tokenizer entries, %s tokens",
         f"{sum(p.numel() for p in model.parameters()):,}", len(tokenizer), f"{len(blocks.stream):,}",
