@@ -33,6 +33,7 @@ SUFFIX = ".safetensors"
 NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
 PART = ".*.part"  # what a killed writer leaves
 STALE_SECONDS = 3600
+HEADER_BYTES, TENSOR_BYTES = 4096, 128  # of a file beside its tensors, at most: metadata, and what is said of each tensor
 PIXELS = "pixels"
 _BROKEN = (SafetensorError, KeyError, ValueError, TypeError, OSError)
 
@@ -233,8 +234,13 @@ class DiskTier:
         return self.folder / f"{key}{SUFFIX}"
 
     def size_of(self, entry: Entry) -> int:
-        """Return the bytes an entry takes here, but for its header."""
-        return self._kept(entry).nbytes
+        """Return the bytes an entry takes here at most."""
+        kept = self._kept(entry)
+        return kept.nbytes + HEADER_BYTES + TENSOR_BYTES * len(kept.payload.flat())
+
+    def size_held(self, key: str) -> int:
+        """Return the bytes of an entry's file, 0 if it has none."""
+        return self._sizes.get(key, 0)
 
     def holds(self, entry: Entry) -> bool:
         """Whether an entry is here with all that would be kept of it."""

@@ -30,6 +30,8 @@ class Tier(Protocol):
 
     def size_of(self, entry: Entry) -> int: ...
 
+    def size_held(self, key: str) -> int: ...
+
     def holds(self, entry: Entry) -> bool: ...
 
     def put(self, entry: Entry) -> bool: ...
@@ -69,6 +71,10 @@ class MemoryTier:
 
     def size_of(self, entry: Entry) -> int:
         return entry.nbytes
+
+    def size_held(self, key: str) -> int:
+        """Return the bytes of an entry that is here, else 0."""
+        return self._entries[key].nbytes if key in self._entries else 0
 
     def holds(self, entry: Entry) -> bool:
         """Whether an entry is here with all that would be kept of it."""
@@ -209,17 +215,17 @@ class TierStack:
         return top[entry.key]
 
     def _make_room(self, number: int, entry: Entry) -> bool:
-        """Push older entries out of a tier until one more fits; False if it cannot."""
+        """Push older entries out of a tier until one fits, in place of one of its key; False if it cannot."""
         tier = self.tiers[number]
-        held = tier.size_of(entry)
-        if held > tier.budget:
+        if tier.size_of(entry) > tier.budget:
             return False
-        while tier.nbytes + held > tier.budget:
+        more = tier.size_of(entry) - tier.size_held(entry.key)
+        while tier.nbytes + more > tier.budget:
             victim = tier.oldest({*self._pins, entry.key})
             if victim is None:
                 break
             self._push_down(number, victim)
-        return tier.nbytes + held <= tier.budget
+        return tier.nbytes + more <= tier.budget
 
     def _push_down(self, number: int, key: str) -> None:
         tier = self.tiers[number]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from cache_worlds import CONTEXT, KIB, OTHER, ask, background, mask, open_cache, paint, payload, request, store
 
+from trainers.bgobj_llava.cache import background_cache
 from trainers.bgobj_llava.cache.background_cache import BackgroundCache
 from trainers.bgobj_llava.cache.match import (
     BG_EMPTY,
@@ -48,6 +49,17 @@ def test_a_stored_background_is_found_again_with_its_tensors() -> None:
         assert np.array_equal(hit.entry.facts.patches, ~mask(0))
         assert cache.n_pinned == 1
         hit.release()
+    assert cache.n_pinned == 0
+
+
+def test_each_hit_is_given_back_once() -> None:
+    cache = open_cache()
+    store(cache, request(SCENE))
+    first, second = hit_of(cache, request(SCENE)), hit_of(cache, request(SCENE))
+    first.release()
+    first.release()
+    assert cache.n_pinned == 1  # the other is still in use
+    second.release()
     assert cache.n_pinned == 0
 
 
@@ -170,6 +182,16 @@ def test_admission_counts_sightings() -> None:
     assert [store(cache, request(SCENE)) is not None for _ in range(4)] == [False, False, True, True]
     assert store(cache, request(background(2))) is None
     assert cache.counters.rejected["not seen often enough"] == 3
+    cache.new_context(OTHER)
+    cache.new_context(CONTEXT)
+    assert store(cache, request(background(2))) is None and store(cache, request(background(2))) is None
+
+
+def test_the_oldest_sightings_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background_cache, "MAX_REMEMBERED", 2)
+    cache = open_cache(admit_after=2)
+    stored = [store(cache, request(background(seed))) is not None for seed in (0, 1, 2, 0, 2)]
+    assert stored == [False, False, False, False, True]
 
 
 def test_every_nth_exact_hit_is_to_be_audited() -> None:
@@ -186,7 +208,8 @@ def test_every_nth_exact_hit_is_to_be_audited() -> None:
 def test_counters_add_up() -> None:
     cache = BackgroundCache(saved_flops=lambda n_bg, level: n_bg * (10.0 if level == "kv" else 1.0))
     cache.new_context(CONTEXT)
-    store(cache, request(SCENE))
+    for _ in range(2):  # the second time there is nothing new
+        store(cache, request(SCENE))
     ask(cache, request(SCENE))
     ask(cache, request(background(2)))
     ask(cache, request(SCENE, tuple(range(36))))
@@ -198,7 +221,7 @@ def test_counters_add_up() -> None:
 
 
 def test_approximate_hits_say_so_and_how_far_off_they_are() -> None:
-    cache = open_cache(match="approx", tau=2.0)
+    cache = open_cache(match="approx", tau=2.0, audit_every=2)
     dim = (SCENE // 2 + 40).astype(np.uint8)
     key = store(cache, request(dim, (0,)))
     noisy = dim.copy()
@@ -208,7 +231,7 @@ def test_approximate_hits_say_so_and_how_far_off_they_are() -> None:
         assert not hit.audit
     assert cache.counters.inexact == 1
     with hit_of(cache, request(dim, (0,))) as hit:
-        assert hit.exact and hit.drift == 0
+        assert hit.exact and hit.drift == 0 and not hit.audit  # only exact ones count
     assert ask(cache, request(paint(dim, 20, 4), (0,))) == PIXELS_DIFFER
     assert ask(cache, request(noisy, (20,))) == OBJECT_INSIDE
 

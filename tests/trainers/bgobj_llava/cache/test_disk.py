@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from trainers.bgobj_llava.cache import disk as cache_disk
 from trainers.bgobj_llava.cache.disk import DamagedEntry, ForeignFile, read_entry, read_facts, remove_stale_parts
-from trainers.bgobj_llava.cache.match import DAMAGED, FINGERPRINT, NO_CANDIDATE
+from trainers.bgobj_llava.cache.match import DAMAGED, FINGERPRINT, NO_CANDIDATE, OBJECT_INSIDE
 from trainers.bgobj_llava.cache.options import Hit
 
 SCENE = background(1)
@@ -100,7 +100,7 @@ def test_damage_after_opening_is_a_miss_and_the_entry_is_stored_again(
     stored.write_bytes(bytes(content))
     with caplog.at_level(logging.WARNING):
         assert ask(cache, request(SCENE)) == DAMAGED
-    assert cache.counters.damaged == 1 and stored.name in caplog.text
+    assert cache.counters.damaged == 1 and stored.name in caplog.text and cache.n_pinned == 0
     assert store(cache, request(SCENE), seed=3) == stored.stem
     assert ask(disk_only(stored.parent), request(SCENE)) == stored.stem
 
@@ -169,6 +169,14 @@ def test_without_keys_and_values_on_disk_hits_are_tokens_and_grow_in_memory(tmp_
     assert levels == [("tokens", "disk"), ("kv", "device")]
 
 
+def test_what_is_stored_already_needs_no_second_sighting_to_grow(tmp_path: Path) -> None:
+    key = store(disk_only(tmp_path, disk_kv="never"), request(SCENE), seed=3)
+    cache = open_cache(disk_gib=1.0, folder=str(tmp_path), disk_kv="never", admit_after=2)
+    assert store(cache, request(SCENE), seed=3) == key and store(cache, request(background(2))) is None
+    with cache.look_up(request(SCENE), CONTEXT) as hit:
+        assert (hit.level, hit.tier) == ("kv", "device")
+
+
 def test_memory_is_demoted_to_disk_before_anything_is_lost(tmp_path: Path) -> None:
     cache = open_cache(device_gib=2.5 * ENTRY_BYTES / GIB, disk_gib=1.0, folder=str(tmp_path))
     keys = [store(cache, request(background(seed)), seed) for seed in range(5)]
@@ -216,6 +224,94 @@ def test_a_full_disk_costs_a_notice_and_no_answer(
     assert store(cache, request(SCENE)) is None
     assert "No space left" in caplog.text and list(tmp_path.iterdir()) == []
     assert ask(cache, request(SCENE)) == NO_CANDIDATE
+
+
+def test_equal_bytes_of_other_tensors_are_found(stored: Path) -> None:
+    """Type, shape and name of a tensor stand in the file's own header, which no metadata repeat."""
+    content = stored.read_bytes()
+    length = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:length])
+    columns = {"dtype": "I32", "shape": [40, 7]}
+    for change in ({"dtype": "I32"}, {"shape": [8, 35]}, {"shape": [40, 7]}, columns):
+        text = json.dumps(header | {"tokens": header["tokens"] | change}).encode()
+        stored.write_bytes(len(text).to_bytes(8, "little") + text + content[length:])
+        with pytest.raises(DamagedEntry, match="differ from their checksum"):
+            read_entry(stored)
+    swapped = header | {"llm.0.keys": header["llm.0.values"], "llm.0.values": header["llm.0.keys"]}
+    text = json.dumps(swapped).encode()
+    stored.write_bytes(len(text).to_bytes(8, "little") + text + content[length:])
+    with pytest.raises(DamagedEntry, match="differ from their checksum"):
+        read_entry(stored)
+
+
+def test_another_schema_is_foreign(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_disk, "SCHEMA", "bgobj-cache-2")
+    with pytest.raises(ForeignFile, match="has schema 'bgobj-cache-1'; expected 'bgobj-cache-2'"):
+        read_entry(stored)
+    cache = disk_only(stored.parent)
+    assert (cache.counters.foreign, cache.counters.damaged, len(cache)) == (1, 0, 0) and stored.is_file()
+
+
+def test_the_next_run_knows_what_was_used_last(tmp_path: Path) -> None:
+    keys = [store(disk_only(tmp_path), request(background(seed)), seed) for seed in range(3)]
+    for age, key in enumerate(keys):
+        os.utime(tmp_path / f"{key}.safetensors", (1000 + age, 1000 + age))
+    assert ask(disk_only(tmp_path), request(background(0))) == keys[0]
+    size = sum(path.stat().st_size for path in tmp_path.iterdir()) / 3
+    cache = open_cache(device_gib=0.0, disk_gib=3.9 * size / GIB, folder=str(tmp_path))
+    store(cache, request(background(3)), 3)
+    assert [(tmp_path / f"{key}.safetensors").exists() for key in keys] == [True, False, True]
+
+
+def test_of_keys_and_values_on_disk_a_cache_of_tokens_gives_tokens(stored: Path) -> None:
+    with disk_only(stored.parent, mode="tokens").look_up(request(SCENE), CONTEXT) as hit:
+        assert (hit.level, hit.payload.pairs) == ("tokens", {})
+
+
+def test_entries_of_another_model_that_gave_way_are_no_reason_of_a_miss(stored: Path) -> None:
+    size = stored.stat().st_size
+    cache = open_cache(device_gib=0.0, disk_gib=1.9 * size / GIB, folder=str(stored.parent))
+    cache.new_context(OTHER)
+    assert ask(cache, request(SCENE), OTHER) == FINGERPRINT
+    store(cache, request(background(2)), context=OTHER)
+    assert not stored.exists() and ask(cache, request(SCENE), OTHER) == NO_CANDIDATE
+
+
+def test_what_this_models_entries_say_comes_before_the_fingerprint(stored: Path) -> None:
+    cache = disk_only(stored.parent)
+    cache.new_context(OTHER)
+    store(cache, request(SCENE, (35,)), context=OTHER)
+    assert ask(cache, request(SCENE, (0,)), OTHER) == OBJECT_INSIDE
+    assert ask(cache, request(SCENE, (0, 35)), OTHER) == OBJECT_INSIDE
+
+
+def test_what_a_file_holds_is_not_taken_in_again(stored: Path) -> None:
+    cache = open_cache(disk_gib=1.0, folder=str(stored.parent))
+    assert store(cache, request(SCENE), seed=3) == stored.stem
+    assert cache.counters.stored == 0 and cache.counters.nbytes["device"] == 0
+
+
+def test_an_entry_written_anew_with_more_is_the_last_to_go(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        store(disk_only(tmp_path, mode="tokens"), request(background(seed)), seed)
+    cache = disk_only(tmp_path)
+    first, second = (store(cache, request(background(seed)), seed) for seed in (0, 1))
+    store(cache, request(background(0)), 0)
+    assert read_facts(tmp_path / f"{first}.safetensors")[1] == "kv"
+    tier = cache._tiers.disk
+    assert tier.nbytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert [tier.oldest(()), tier.oldest({first})] == [first, second]
+
+
+def test_the_budget_counts_whole_files(tmp_path: Path) -> None:
+    for count in (1, 2, 3):
+        folder = tmp_path / str(count)
+        cache = open_cache(device_gib=0.0, disk_gib=(count + 0.6) * ENTRY_BYTES / GIB, folder=str(folder))
+        for seed in range(5):
+            store(cache, request(background(seed)), seed)
+            assert cache.counters.nbytes["disk"] == sum(path.stat().st_size for path in folder.iterdir())
+            assert cache.counters.nbytes["disk"] <= (count + 0.6) * ENTRY_BYTES
+
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked writer")

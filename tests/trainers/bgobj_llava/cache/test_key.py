@@ -67,7 +67,9 @@ def test_versions_and_code_count(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(seen) == 5
 
 
-@pytest.mark.parametrize("changed", ["trainers/bgobj_llava/geometry.py", "trainers/bgobj_llava/model/encode.py", "clip_ext/vision.py"])
+@pytest.mark.parametrize(
+    "changed", ["trainers/bgobj_llava/geometry.py", "trainers/bgobj_llava/model/encode.py", "clip_ext/vision.py"]
+)
 def test_the_code_version_is_that_of_the_sources(changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = ("trainers/bgobj_llava/cache/key.py", "trainers/bgobj_llava/geometry.py", "trainers/bgobj_llava/model/encode.py")
     for file in (*files, "clip_ext/vision.py"):

@@ -57,6 +57,17 @@ def test_one_patch_of_another_texture_is_a_miss_though_all_others_are_alike() ->
         assert drift_of(paint(SCENE, patch, 7), tau=2.0) == PIXELS_DIFFER
 
 
+def test_a_brighter_patch_does_not_excuse_another_texture() -> None:
+    dim = SCENE // 2
+    entry = entry_of(request(dim))
+    now = paint(dim, 17, 7) // 2 + dim // 2
+    now[8:12, 8:12] = 2 * dim[8:12, 8:12]
+    verdict = compare_approximately(entry.facts, entry.rows, Scene(request(now)), tau=1.0)
+    assert verdict.reason == PIXELS_DIFFER
+    now[8:12, 24 - 4 :] = dim[8:12, 24 - 4 :]  # patch 17 as it was: brightness alone is forgiven
+    assert compare_approximately(entry.facts, entry.rows, Scene(request(now)), tau=1.0).accepted
+
+
 def test_the_largest_of_similar_backgrounds_wins_though_another_is_nearer() -> None:
     cache = open_cache(match="approx", tau=6.0)
     near, far = SCENE + np.uint8(1), SCENE + np.uint8(4)

@@ -107,6 +107,53 @@ def test_what_does_not_fit_above_goes_below(tmp_path: Path) -> None:
     assert world.places() == {"device": [], "disk": [0]} and not world.gone
 
 
+def test_an_entry_that_gets_more_takes_its_own_place() -> None:
+    world = World(room=(1.2, 0))
+    world.stack.insert(ENTRIES[0].with_payload(ENTRIES[0].payload.without_pairs()))
+    assert world.stack.insert(ENTRIES[0]) and world.stack.level(ENTRIES[0].key) == "kv"
+    assert world.places() == {"device": [0]} and world.stack.memory[0].nbytes == SIZE
+    assert world.gone == [] and not world.counters.evicted and not world.counters.demoted
+    assert world.stack.insert(ENTRIES[1]) and world.places() == {"device": [1]} and world.gone == [ENTRIES[0].key]
+
+
+def test_inserting_an_entry_again_is_a_use_of_it() -> None:
+    world = World(room=(2.5, 0))
+    for number in (0, 1, 0, 2):
+        world.stack.insert(ENTRIES[number])
+    assert world.places() == {"device": [0, 2]} and world.stack.memory[0].nbytes == 2 * SIZE
+
+
+def test_what_is_used_while_others_leave_no_room_stays_below() -> None:
+    world = World(room=(1.5, 1.5))
+    world.stack.insert(ENTRIES[0])
+    world.stack.insert(ENTRIES[1])
+    world.stack.pin(ENTRIES[1].key)
+    _, name = world.stack.fetch(ENTRIES[0].key)
+    assert name == "host" and world.places() == {"device": [1], "host": [0]}
+    assert world.stack.memory[0].nbytes == SIZE and world.gone == []
+
+
+def test_levels_of_all_tiers_count(tmp_path: Path) -> None:
+    world = World(tmp_path, room=(0, 0))
+    world.stack.insert(ENTRIES[0])
+    assert world.stack.level(ENTRIES[0].key) == "kv"
+    only_tokens = World(tmp_path / "tokens", room=(0, 0))
+    only_tokens.stack.insert(ENTRIES[0].with_payload(ENTRIES[0].payload.without_pairs()))
+    assert only_tokens.stack.level(ENTRIES[0].key) == "tokens"
+
+
+@pytest.mark.parametrize("used_last", [0, 1, 2])
+def test_closing_keeps_what_was_used_last(tmp_path: Path, used_last: int) -> None:
+    world = World(tmp_path, room=(2.5, 1.5))
+    world.disk.budget = 2 * SIZE  # one file
+    for each in ENTRIES[:3]:
+        world.stack.insert(each)
+    world.stack.fetch(ENTRIES[used_last].key)
+    world.stack.flush()
+    assert world.places()["disk"] == [used_last]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_views_are_copied_so_that_budgets_count_what_is_held() -> None:
     large = torch.zeros(100, 8, requires_grad=True)
     part = own_memory(large[:10])

@@ -63,11 +63,15 @@ def change_tower(model: BgObjLlava) -> None:
     next(model.llava.model.vision_tower.parameters()).mul_(1.01)
 
 
+def change_buffer(model: BgObjLlava) -> None:
+    model.llava.model.language_model.rotary_emb.inv_freq.mul_(1.01)
+
+
 def change_dtype(model: BgObjLlava) -> None:
     model.to(torch.bfloat16)
 
 
-CHANGES = (step, load, load_into_module, change_llm, replace_parameter, replace_data, change_tower, change_dtype)
+CHANGES = (step, load, load_into_module, change_llm, replace_parameter, replace_data, change_tower, change_buffer, change_dtype)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
