@@ -17,6 +17,7 @@ from clip_ext.text_files import (
     match_descriptions,
     normalise_name,
 )
+from datasets.captioning import CaptionDataset
 
 DESCRIPTION_FILES = sorted((TEXTS_DIR / "descriptions").glob("*.json"))
 TEMPLATE_FILES = sorted((TEXTS_DIR / "templates").glob("*.json"))
@@ -26,6 +27,7 @@ OURS = sorted(
     for name, dataset in REGISTERED.items()
     if dataset.__module__.startswith("datasets.")
     and not getattr(dataset, "labels_are_question_types", False)  # nothing for CLIP to compare with an image
+    and not issubclass(dataset, CaptionDataset)  # nor is the one label of captions
 )
 MIKELS = ["amusement", "awe", "contentment", "excitement", "anger", "disgust", "fear", "sadness"]
 EUROSAT = [
