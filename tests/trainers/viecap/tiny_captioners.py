@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from tiny_gpt2s import random_gpt2
 
+from trainers.config import add_trainer_configs
 from trainers.viecap import settings
-from trainers.viecap.artifact import ArtifactFacts, clip_facts, write_artifact
+from trainers.viecap.artifact import ArtifactFacts, clip_facts, find_artifact, write_artifact
 from trainers.viecap.clip_source import ClipSource
 from trainers.viecap.export import Exporter, ExportPlan
 from trainers.viecap.language_model import find_stop_ids
@@ -21,7 +23,8 @@ from trainers.viecap.vocabulary_file import Vocabulary
 
 KEYS = {
     "LANGUAGE_MODEL": "tiny_gpt2", "NUM_LAYERS": 1, "NUM_HEADS": 2, "CLIP_PROJECT_LENGTH": 2, "CONTINUOUS_PROMPT_LENGTH": 3,
-    "NAME_OF_ENTITIES_TEXT": "coco_entities", "THRESHOLD": 0.012, "MAX_NEW_TOKENS": 12, "DECODE": "greedy", "BEAM_WIDTH": 3,
+    "NAME_OF_ENTITIES_TEXT": "coco_entities", "THRESHOLD": 0.12, "TEMPERATURE": 0.05, "MAX_NEW_TOKENS": 12, "DECODE": "greedy",
+    "BEAM_WIDTH": 3,
 }  # fmt: skip
 
 
@@ -51,7 +54,23 @@ def write_run(folder: Path, clip_name: str, *, epochs: int = 2, **keys: Any) -> 
     )  # fmt: skip
     exporter = Exporter(folder, ExportPlan(epochs, dtype=node.EXPORT_DTYPE))
     for epoch in range(1, epochs + 1):
-        exporter.export(epoch, random_captioner(node, model["embed_dim"], seed=epoch), is_best=epoch == 1)
+        exporter.export(epoch, random_captioner(node, model["embed_dim"], seed=epoch + 1), is_best=epoch == 1)
+    return folder
+
+
+def write_trained_run(folder: Path, clip_name: str, **keys: Any) -> Path:
+    """Write a run folder as `train.py` leaves it, for `predict.py`; arguments as of `write_run`."""
+    from dassl.config import get_cfg_default
+
+    write_run(folder, clip_name, **keys)
+    cfg = get_cfg_default()
+    add_trainer_configs(cfg)
+    cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME, cfg.DATASET.NAME = "ViECap", clip_name, "MiniScenes"
+    cfg.TRAINER.VIECAP = node_of(find_artifact(folder).settings)
+    cfg.USE_CUDA, cfg.SEED, cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.TEST.BATCH_SIZE = False, 1, 0, 2
+    (folder / "config.yaml").write_text(cfg.dump(), "utf-8")
+    record = {"status": "finished", "mode": "train", "data": {"classes": ["caption"], "hash": "0" * 64}}
+    (folder / "run.json").write_text(json.dumps(record), "utf-8")
     return folder
 
 
