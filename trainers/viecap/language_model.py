@@ -24,7 +24,10 @@ from transformers import (
 
 from trainers.model_folders import find_model_folder, find_weight_files
 
-__all__ = ["build_language_model", "find_stop_ids", "hidden_states", "load_language_model", "longest_sequence", "width_of"]
+__all__ = [
+    "build_language_model", "find_stop_ids", "hidden_states", "load_language_model", "load_tokenizer", "longest_sequence",
+    "width_of",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +56,7 @@ def load_language_model(
     """
     if init not in ("pretrained", "random"):
         raise ValueError(f"TRAINER.VIECAP.LM_INIT is {init!r}; expected pretrained or random")
-    folder = find_model_folder(
-        name, revision, key=NAME_KEY, shipped=SHIPPED, ids=OWNERLESS_IDS, example="openai-community/gpt2"
-    )
+    folder = _find_folder(name, revision)
     problems = _problems_with_folder(folder, needs_weights=init == "pretrained")
     if problems:
         raise FileNotFoundError("\n  ".join([f"{NAME_KEY} is {name!r}: {len(problems)} problem(s) in {folder}:", *problems]))
@@ -68,6 +69,17 @@ def load_language_model(
     _check(model.eval())
     model.generation_config = GenerationConfig()  # how captions are generated is our config's, not the folder's
     return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def load_tokenizer(name: str, *, revision: str = "") -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a language model alone; arguments and errors as of `load_language_model`."""
+    return AutoTokenizer.from_pretrained(_find_folder(name, revision), local_files_only=True)
+
+
+def _find_folder(name: str, revision: str) -> Path:
+    return find_model_folder(
+        name, revision, key=NAME_KEY, shipped=SHIPPED, ids=OWNERLESS_IDS, example="openai-community/gpt2"
+    )
 
 
 def _problems_with_folder(folder: Path, *, needs_weights: bool) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,10 +20,13 @@ from trainers.viecap.captions import NORMALISER_VERSION
 from trainers.viecap.clip_source import ClipSource
 from trainers.viecap.extractors import Extractor, build_extractor
 from trainers.viecap.features import FeatureTable, encode_images, encode_texts, hash_images, read_images, write_images
+from trainers.viecap.retrieval import cached_embeddings
 from trainers.viecap.store import CaptionRow, CaptionStore, build_store, collect_nouns, open_store, read_nouns, write_nouns
 from trainers.viecap.store_files import Key, StoreDamaged, StoreDiffers, open_sealed, write_sealed
 from trainers.viecap.store_key import automatic_folder, hash_captions, hash_tokenizer, image_key, noun_key, store_key
 from trainers.viecap.training_captions import TrainingCaptions
+from trainers.viecap.vocabularies import read_vocabulary
+from trainers.viecap.vocabulary_file import Vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -137,6 +140,28 @@ def prepare_images(
         write_images(folder, key, split, FeatureTable(features, names))
 
     return _find(automatic_folder(cache_dir, f"images_{split}", key), build, lambda folder: read_images(folder, key, split))
+
+
+def prepare_vocabulary(
+    name: str, path: str | Path = "", *, clip: ClipSource, ensemble: bool, single_word: bool = False,
+    corpus_nouns: Mapping[str, int] | None = None, cache_dir: str | Path = CACHE_DIR,
+) -> Vocabulary:  # fmt: skip
+    """Return a vocabulary with its vectors, encoded if they are not in the cache.
+
+    Args:
+        name: `NAME_OF_ENTITIES_TEXT`.
+        path: `PATH_OF_ENTITIES_TEXT`.
+        clip: Whose text tower encodes it.
+        ensemble: Mean over templates (`PROMPT_ENSEMBLE`).
+        single_word: Leave out names of several words.
+        corpus_nouns: Noun -> captions that have it, for the name `corpus`.
+        cache_dir: Where vectors are kept.
+    Raises:
+        ValueError, FileNotFoundError: As of `vocabularies.read_vocabulary`.
+    """
+    names = read_vocabulary(name, path, corpus_nouns=corpus_nouns, single_word=single_word)
+    vectors = cached_embeddings(names, clip.identity, lambda: clip.loaded, ensemble=ensemble, cache_dir=cache_dir)
+    return Vocabulary(name, names, vectors, ensemble)
 
 
 def prepare_clip_facts(clip: ClipSource, *, cache_dir: str | Path = CACHE_DIR) -> tuple[dict[str, Any], dict[str, Any]]:

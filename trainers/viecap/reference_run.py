@@ -16,11 +16,10 @@ from trainers.viecap.artifact import ArtifactFacts, clip_facts, write_artifact
 from trainers.viecap.clip_source import ClipSource
 from trainers.viecap.export import Exporter, ExportPlan
 from trainers.viecap.language_model import find_stop_ids, load_language_model
-from trainers.viecap.loading import CACHE_DIR, build_model
+from trainers.viecap.loading import build_model
 from trainers.viecap.model import PrefixCaptioner
+from trainers.viecap.prepare import CACHE_DIR, prepare_vocabulary
 from trainers.viecap.reference_weights import State, read_sizes
-from trainers.viecap.retrieval import cached_embeddings
-from trainers.viecap.vocabularies import read_vocabulary
 from trainers.viecap.vocabulary_file import Vocabulary
 from trainers.viecap.weights import own_tensors
 
@@ -92,7 +91,7 @@ def _load(model: PrefixCaptioner, state: State, cfg: CfgNode) -> None:
 def _embed(node: CfgNode, clip: ClipSource, cache_dir: str | Path) -> Vocabulary | None:
     if not node.USING_HARD_PROMPT:
         return None
-    name = node.NAME_OF_ENTITIES_TEXT
-    names = read_vocabulary(name, node.PATH_OF_ENTITIES_TEXT, single_word=node.SINGLE_WORD_ENTITIES)
-    vectors = cached_embeddings(names, clip.identity, lambda: clip.loaded, ensemble=node.PROMPT_ENSEMBLE, cache_dir=cache_dir)
-    return Vocabulary(name, names, vectors, node.PROMPT_ENSEMBLE)
+    return prepare_vocabulary(
+        node.NAME_OF_ENTITIES_TEXT, node.PATH_OF_ENTITIES_TEXT, clip=clip, ensemble=node.PROMPT_ENSEMBLE,
+        single_word=node.SINGLE_WORD_ENTITIES, cache_dir=cache_dir,
+    )  # fmt: skip
