@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ ensure_dassl()
 
 
 @pytest.fixture(scope="session")
-def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a random tiny CLIP, eight training images and class texts."""
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder with a random tiny CLIP, eight training images and class texts; what ViECap keeps for later goes beside it."""
     from tiny_world import write_world
 
-    return write_world(tmp_path_factory.mktemp("tiny_world"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainers.viecap.prepare.CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield write_world(tmp_path_factory.mktemp("tiny_world"))
 
 
 @pytest.fixture

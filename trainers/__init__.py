@@ -13,6 +13,7 @@ from trainers.bgobj_llava.trainer import BgObjLLaVA  # noqa: E402
 from trainers.hybrid_cascade_lafter import HybridCascadeLaFTer  # noqa: E402
 from trainers.lafter import LaFTer  # noqa: E402
 from trainers.multilayer_lafter import MultiLayerLaFTer  # noqa: E402
+from trainers.viecap.trainer import ViECap  # noqa: E402
 from trainers.zeroshot_clip import ZeroshotCLIP  # noqa: E402
 
-__all__ = ["BgObjLLaVA", "HybridCascadeLaFTer", "LaFTer", "MultiLayerLaFTer", "ZeroshotCLIP"]
+__all__ = ["BgObjLLaVA", "HybridCascadeLaFTer", "LaFTer", "MultiLayerLaFTer", "ViECap", "ZeroshotCLIP"]

@@ -13,7 +13,7 @@ import pytest
 import tiny_world as world_module
 import torch
 from safetensors.torch import load_file
-from tiny_world import make_cfg, test_logits
+from tiny_world import make_cfg, node_of, test_logits
 
 import trainers
 
@@ -57,7 +57,7 @@ def test_first_step_has_a_finite_loss_that_is_the_sum_of_its_parts(name: str, ma
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_only_declared_parameters_receive_gradients_and_all_of_them_change(name: str, make_trainer) -> None:
-    trainer = make_trainer(name, {".SCHEDULER": "constant"})
+    trainer = make_trainer(name, {".SCHEDULER": "constant"} if "SCHEDULER" in node_of(name) else {".WARMUP_STEPS": 0})
     before = {key: p.detach().clone() for key, p in trainer.adapt.named_parameters()}
     frozen = {key: p.detach().clone() for key, p in frozen_parameters(trainer).items()}
     one_step(trainer)
@@ -151,7 +151,7 @@ def test_a_fresh_process_gives_the_same_logits_from_the_checkpoints(tiny_world: 
     threads = str(torch.get_num_threads())  # another number sums in another order
     engine = str(Path(dassl.__file__).parents[1])  # whichever is at work here
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), engine]), "OMP_NUM_THREADS": threads}
-    subprocess.run(words, env=env, check=True, capture_output=True, timeout=240)
+    subprocess.run(words, env=env, check=True, capture_output=True, timeout=240, cwd=tmp_path)
     for name in TRAINED:
         assert (load_file(tmp_path / f"{name}.safetensors")["logits"] - expected[name]).abs().max() == 0
 
@@ -163,4 +163,5 @@ def test_checkpoint_is_readable_without_pickle_and_holds_no_frozen_weight(name: 
     saved = torch.load(tmp_path / "run" / trainer.registered_name / "model.pth.tar-2", weights_only=True)
     assert set(saved["state_dict"]) == set(trainer.adapt.state_dict())
     assert not set(saved["state_dict"]) & set(frozen_parameters(trainer))
-    assert not any("attn" in key or "mlp" in key or "conv1" in key for key in saved["state_dict"])
+    if name != "ViECap":  # whose language model trains
+        assert not any("attn" in key or "mlp" in key or "conv1" in key for key in saved["state_dict"])

@@ -16,6 +16,7 @@ from trainers import config, dataset_keys
 from trainers.bgobj_llava import config as bgobj_llava_config
 from trainers.config import CHOICES, RANGES, add_trainer_configs, problems_with_choices
 from trainers.evaluators import label_distribution, vqa
+from trainers.viecap import config as viecap_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = "\n".join(
@@ -53,7 +54,7 @@ def test_every_key_is_read_by_code(key: str) -> None:
 
 
 def test_every_key_is_declared_with_a_comment() -> None:
-    modules = (config, bgobj_llava_config, dataset_keys, label_distribution, vqa)
+    modules = (config, bgobj_llava_config, viecap_config, dataset_keys, label_distribution, vqa)
     sources = [Path(module.__file__).read_text("utf-8") for module in modules]
     lines = [line for source in sources for line in source.splitlines()]
     declared: dict[str, bool] = {}
@@ -85,7 +86,8 @@ def test_every_choice_and_range_belongs_to_a_key() -> None:
 
 
 def test_no_room_redefines_a_shared_choice_or_range() -> None:
-    assert (set(CHOICES) | set(RANGES)) & (set(bgobj_llava_config.CHOICES) | set(bgobj_llava_config.RANGES)) == set()
+    for room in (bgobj_llava_config, viecap_config):
+        assert (set(CHOICES) | set(RANGES)) & (set(room.CHOICES) | set(room.RANGES)) == set()
 
 
 @pytest.mark.parametrize("key", sorted(CHOICES))

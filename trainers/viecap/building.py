@@ -99,6 +99,6 @@ def describe_system(system: System, node: CfgNode, d_clip: int) -> str:
         f"{total:,} in {n_tensors} tensors\n"
         f"Soft prompt of {soft_tokens(node)} tokens, {budget}; a caption ends at {stops}\n"
         f"Noise on training vectors: variance {variance:g} per dimension\n"
-        f"Memory: weights {total * BYTES / MB:,.1f} MB, gradients and moments {3 * n_trained * BYTES / MB:,.1f} MB, besides what "
-        "a batch needs"
+        f"Memory: weights {total * BYTES / MB:,.1f} MB, gradients and moments {3 * n_trained * BYTES / MB:,.1f} MB, besides "
+        "what a batch needs"
     )

@@ -14,15 +14,14 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from trainers.epoch_order import Position
-from trainers.viecap import settings
+from trainers.viecap import prepare, settings
 from trainers.viecap.clip_source import ClipSource
 from trainers.viecap.entities import NounMap
 from trainers.viecap.entity_table import EntityTable
 from trainers.viecap.features import encode_texts
 from trainers.viecap.loader import CaptionLoader
-from trainers.viecap.prepare import NamedExtractor, prepare_store
 from trainers.viecap.prompts import PromptBuilder
-from trainers.viecap.store import CaptionStore
+from trainers.viecap.store import CaptionStore, NounTable
 from trainers.viecap.training_captions import TrainingCaptions, collect_captions
 from trainers.viecap.training_text import HardPrompts, TrainingText, choose_rows
 from trainers.viecap.vocabularies import read_filter
@@ -58,6 +57,17 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @cached_property
+    def _named(self) -> prepare.NamedExtractor:
+        node, vocabulary = self._node, None
+        if node.ENTITY_EXTRACTOR == "vocabulary":
+            vocabulary = read_filter(node.NAME_OF_OBJECTS_VOCABS, node.PATH_OF_OBJECTS_VOCABS)
+        return prepare.NamedExtractor(node.ENTITY_EXTRACTOR, vocabulary)
+
+    def find_nouns(self) -> NounTable:
+        """Return the nouns of all captions, extracted if they are not in the cache."""
+        return prepare.caption_nouns(self.captions, self._named, cache_dir=prepare.CACHE_DIR)
+
     def open_store(self, tokenizer: object) -> CaptionStore:
         """Open the store, built first if it is not there.
 
@@ -65,15 +75,13 @@ class Corpus:
             tokenizer: Of the language model.
         """
         node = self._node
-        vocabulary = None
-        if node.ENTITY_EXTRACTOR == "vocabulary":
-            vocabulary = read_filter(node.NAME_OF_OBJECTS_VOCABS, node.PATH_OF_OBJECTS_VOCABS)
-        return prepare_store(
+        return prepare.prepare_store(
             self.captions,
-            named=NamedExtractor(node.ENTITY_EXTRACTOR, vocabulary),
+            named=self._named,
             tokenizer=tokenizer,
             clip=self._clip if self._uses_vectors and node.USING_CLIP_FEATURES else None,
             store_dir=node.STORE_DIR,
+            cache_dir=prepare.CACHE_DIR,
         )
 
     def count_nouns(self, store: CaptionStore) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dassl.data.data_manager import DatasetWrapper, build_data_loader
@@ -14,6 +15,19 @@ from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from trainers.viecap.training_captions import extras_of
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """What is captioned.
+
+    Attributes:
+        inputs: Normalised RGB, (B, 3, H, W), or features of CLIP's image tower, (B, E), on the device.
+        rows: Their numbers in the split.
+    """
+
+    inputs: Tensor
+    rows: Sequence[int]
 
 
 class CaptionImages(DatasetWrapper):

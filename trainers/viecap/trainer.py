@@ -29,7 +29,7 @@ from trainers.viecap import checks, identity, prepare, settings
 from trainers.viecap.artifact import ArtifactFacts, find_artifact, write_artifact
 from trainers.viecap.clip_source import ClipSource
 from trainers.viecap.corpus import Corpus
-from trainers.viecap.data import CaptionData, distinct_images, target_of
+from trainers.viecap.data import CaptionData, Pictures, distinct_images, target_of
 from trainers.viecap.export import Exporter
 from trainers.viecap.loader import CaptionBatch, CaptionLoader, LazyCaptionLoader
 from trainers.viecap.mapping import soft_input
@@ -177,8 +177,8 @@ class ViECap(TunedTrainer):
     def _start_artifact(self) -> None:
         node, run = self.settings, Path(self.output_dir)
         facts = ArtifactFacts(
-            settings.all_settings(node), self.system.language_model, *prepare.prepare_clip_facts(self.clip_source),
-            stop_ids=sorted(self.system.stop_ids),
+            settings.all_settings(node), self.system.language_model,
+            *prepare.prepare_clip_facts(self.clip_source, cache_dir=prepare.CACHE_DIR), stop_ids=sorted(self.system.stop_ids),
         )  # fmt: skip
         write_artifact(
             run, facts, save_tokenizer=self.system.tokenizer.save_pretrained, vocabulary=self.vocabulary,
@@ -297,7 +297,7 @@ class ViECap(TunedTrainer):
         artifact = find_artifact(directory)
         identity.check_artifact(artifact, self.settings, self.clip_source)
         load_weights(self.model, artifact.find_weights(epoch))
-        self.vocabulary = choose_vocabulary(artifact, self.settings, self.clip_source)
+        self.vocabulary = choose_vocabulary(artifact, self.settings, self.clip_source, cache_dir=prepare.CACHE_DIR)
 
     @classmethod
     def load_captioner(cls, cfg: CfgNode, place: Path, epoch: int | None = None) -> LoadedCaptioner:
@@ -306,7 +306,9 @@ class ViECap(TunedTrainer):
 
         device = torch.device("cuda" if cfg.USE_CUDA and torch.cuda.is_available() else "cpu")
         node, clip_name = cfg.TRAINER[cls.node_name()], cfg.MODEL.BACKBONE.NAME
-        return load_captioner(place, epoch=epoch, node=node, clip_name=clip_name, device=device, seed=cfg.SEED)
+        return load_captioner(
+            place, epoch=epoch, node=node, clip_name=clip_name, device=device, seed=cfg.SEED, cache_dir=prepare.CACHE_DIR
+        )
 
     # Test
 
@@ -322,10 +324,8 @@ class ViECap(TunedTrainer):
             logger.info("Test skipped: %s has no pictures. Captions come from\npython predict.py --model-dir %s --input IMAGES "
                         "--output captions.jsonl", self.cfg.DATASET.NAME, self.cfg.OUTPUT_DIR)  # fmt: skip
             return None
-        self._ready_images(loader, "val" if uses_val else "test")
-        self._captioner = self._build_captioner(greedy=is_validation)
+        self.start_captions(loader, "val" if uses_val else "test", greedy=is_validation)
         full, self.val_loader = self.val_loader, loader if uses_val else self.val_loader
-        self._tested_items: Sequence[Datum] = loader.dataset.data_source
         try:
             result = super().test(split)
         finally:
@@ -333,6 +333,20 @@ class ViECap(TunedTrainer):
         if is_validation and self.exporter is not None and data.val and result is not None:
             self.exporter.export(self.epoch + 1, self.model, scores={METRIC: result})
         return result
+
+    def start_captions(self, loader: DataLoader, split: str, *, greedy: bool) -> None:
+        """Get ready for the pictures of a loader.
+
+        Args:
+            loader: Of the val or test split.
+            split: val or test.
+            greedy: Whether `DECODE` is set aside.
+        """
+        self._ready_images(loader, split)
+        self.set_model_mode("eval")
+        self._captioner = self._build_captioner(greedy=greedy)
+        self._tested_items: Sequence[Datum] = loader.dataset.data_source
+        self._tested_split = split
 
     def _ready_images(self, loader: DataLoader, split: str) -> None:
         """Give a loader the stored features of its pictures, or CLIP's preprocessing to open them."""
@@ -342,7 +356,7 @@ class ViECap(TunedTrainer):
         elif rows.features is None:
             files = distinct_images(rows.data_source)
             table = prepare.prepare_images(
-                list(files.values()), list(files), split, clip=self.clip_source,
+                list(files.values()), list(files), split, clip=self.clip_source, cache_dir=prepare.CACHE_DIR,
                 batch=self.cfg.DATALOADER.TEST.BATCH_SIZE, workers=self.cfg.DATALOADER.NUM_WORKERS,
             )  # fmt: skip
             rows.features = table.find([target_of(item)["image_id"] for item in rows.data_source])
@@ -358,12 +372,14 @@ class ViECap(TunedTrainer):
             vocabulary=self.vocabulary, encode_images=self.clip_source.encode_images,
         )  # fmt: skip
 
-    def parse_batch_test(self, batch: dict) -> tuple[Tensor, dict[str, list[Any]]]:
-        """Return features (B, E) or pictures (B, 3, H, W) on the device, and what the evaluator compares captions with."""
-        targets = [target_of(self._tested_items[index]) for index in batch["index"].tolist()]
+    def parse_batch_test(self, batch: dict) -> tuple[Pictures, dict[str, list[Any]]]:
+        """Return what is captioned, on the device, and what the evaluator compares captions with."""
+        rows = batch["index"].tolist()
+        targets = [target_of(self._tested_items[index]) for index in rows]
         inputs = batch["features"] if "features" in batch else batch["img"]
-        return inputs.to(self.device), {name: [target[name] for target in targets] for name in targets[0]}
+        columns = {name: [target[name] for target in targets] for name in targets[0]}
+        return Pictures(inputs.to(self.device), rows), columns | {"split": [self._tested_split] * len(targets)}
 
-    def model_inference(self, input: Tensor) -> list[str]:
+    def model_inference(self, input: Pictures) -> list[str]:
         """Return one caption per picture."""
-        return [row.caption for row in self._captioner.caption(input)]
+        return [row.caption for row in self._captioner.caption(input.inputs, input.rows)]
