@@ -153,6 +153,21 @@ def test_tokens_from_disk_become_keys_and_values_in_memory(model: BgObjLlava, tm
     assert same(found[0], cold) and same(found[1], cold)
 
 
+def test_similar_tokens_from_disk_are_never_stored_for_this_picture(model: BgObjLlava, tmp_path) -> None:
+    folder = {"folder": str(tmp_path), "disk_gib": 1.0, "disk_kv": "never", "match": "approx", "tau": 3.0}
+    cache, scene = new_cache(**folder), SCENE // 2
+    answer(generator(model, cache), scene, split_of(5))
+    cache.close()
+    cache = new_cache(**folder)
+    similar = scene + np.uint8(2)
+    for tier in ("disk", "device"):
+        found = answer(generator(model, cache), similar, split_of(5)).trace
+        assert (found["hit"], found["tier"], found["exact"]) == ("tokens", tier, False)
+        assert cache.counters.stored == 0 and len(cache) == 1
+    files = list(tmp_path.glob("*.safetensors"))
+    assert len(files) == 1
+
+
 def test_keys_and_values_from_disk_give_the_same_bits(model: BgObjLlava, tmp_path) -> None:
     cache = new_cache(folder=str(tmp_path), disk_gib=1.0)
     answer(generator(model, cache), SCENE, split_of(5))

@@ -17,6 +17,7 @@ from trainers.bgobj_llava.cache import disk as cache_disk
 from trainers.bgobj_llava.cache.disk import DamagedEntry, ForeignFile, read_entry, read_facts, remove_stale_parts
 from trainers.bgobj_llava.cache.match import DAMAGED, FINGERPRINT, NO_CANDIDATE, OBJECT_INSIDE
 from trainers.bgobj_llava.cache.options import Hit
+from trainers.bgobj_llava.cache.scene import Scene
 
 SCENE = background(1)
 GIB = 2**30
@@ -295,12 +296,14 @@ def test_an_entry_written_anew_with_more_is_the_last_to_go(tmp_path: Path) -> No
     for seed in (0, 1):
         store(disk_only(tmp_path, mode="tokens"), request(background(seed)), seed)
     cache = disk_only(tmp_path)
-    first, second = (store(cache, request(background(seed)), seed) for seed in (0, 1))
-    store(cache, request(background(0)), 0)
+    first, second = (Scene(request(background(seed))).key(CONTEXT) for seed in (0, 1))
+    os.utime(tmp_path / f"{first}.safetensors", (1000, 1000))
+    cache = disk_only(tmp_path)
+    assert cache._tiers.disk.oldest(()) == first and store(cache, request(background(0)), 0) == first
     assert read_facts(tmp_path / f"{first}.safetensors")[1] == "kv"
     tier = cache._tiers.disk
     assert tier.nbytes == sum(path.stat().st_size for path in tmp_path.iterdir())
-    assert [tier.oldest(()), tier.oldest({first})] == [first, second]
+    assert [tier.oldest(()), tier.oldest({second})] == [second, first]
 
 
 def test_the_budget_counts_whole_files(tmp_path: Path) -> None:

@@ -60,11 +60,14 @@ def test_one_patch_of_another_texture_is_a_miss_though_all_others_are_alike() ->
 def test_a_brighter_patch_does_not_excuse_another_texture() -> None:
     dim = SCENE // 2
     entry = entry_of(request(dim))
-    now = paint(dim, 17, 7) // 2 + dim // 2
+    now = paint(dim, 16, 7) // 4 + dim // 2  # not among the patches that are looked at first
+    now[:8], now[12:], now[8:12, :16], now[8:12, 20:] = dim[:8], dim[12:], dim[8:12, :16], dim[8:12, 20:]
     now[8:12, 8:12] = 2 * dim[8:12, 8:12]
+    drift = np.abs(now.astype(int) - dim).reshape(6, 4, 6, 4, 3).mean(axis=(1, 3, 4)).reshape(-1)
+    assert drift.argmax() == 14 and drift[16] > 1
     verdict = compare_approximately(entry.facts, entry.rows, Scene(request(now)), tau=1.0)
     assert verdict.reason == PIXELS_DIFFER
-    now[8:12, 24 - 4 :] = dim[8:12, 24 - 4 :]  # patch 17 as it was: brightness alone is forgiven
+    now[8:12, 16:20] = dim[8:12, 16:20]  # brightness alone is forgiven
     assert compare_approximately(entry.facts, entry.rows, Scene(request(now)), tau=1.0).accepted
 
 

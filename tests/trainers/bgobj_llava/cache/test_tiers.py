@@ -114,6 +114,11 @@ def test_an_entry_that_gets_more_takes_its_own_place() -> None:
     assert world.places() == {"device": [0]} and world.stack.memory[0].nbytes == SIZE
     assert world.gone == [] and not world.counters.evicted and not world.counters.demoted
     assert world.stack.insert(ENTRIES[1]) and world.places() == {"device": [1]} and world.gone == [ENTRIES[0].key]
+    world = World(room=(1.9, 0))
+    world.stack.insert(ENTRIES[0].with_payload(ENTRIES[0].payload.without_pairs()))
+    world.stack.insert(ENTRIES[1])
+    assert world.stack.insert(ENTRIES[0]) and world.places() == {"device": [0]}
+    assert world.gone == [ENTRIES[1].key]  # the other, though it was used later
 
 
 def test_inserting_an_entry_again_is_a_use_of_it() -> None:

@@ -126,6 +126,13 @@ def test_equal_models_share_a_context_and_others_do_not() -> None:
     assert len(set(contexts)) == len(contexts) and context() == contexts[0]
 
 
+@pytest.mark.parametrize("part", ["language_model", "vision_tower"])
+def test_each_parts_attention_counts(model: BgObjLlava, part: str) -> None:
+    before = ContextWatch(model).context(PREFIX)
+    getattr(model.llava.model, part).config._attn_implementation = "eager"
+    assert ContextWatch(model).context(PREFIX) != before
+
+
 def test_what_is_not_in_the_files_is_hashed_though_the_files_are_known() -> None:
     contexts = {
         ContextWatch(small_model(fusion_layers=1, fusion_init="random", seed=seed), base="f" * 64).context(PREFIX)
@@ -140,6 +147,12 @@ def test_preprocessing_prefix_base_and_autocast_count(model: BgObjLlava) -> None
     contexts += [ContextWatch(model, {"mean": [0.5]}, base=base * 64).context(PREFIX) for base in "ab"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         contexts.append(watch.context(PREFIX))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        contexts.append(watch.context(PREFIX))
+    finally:
+        torch.set_float32_matmul_precision(before)
     assert len(set(contexts)) == len(contexts) and watch.context(PREFIX) == contexts[0]
 
 
