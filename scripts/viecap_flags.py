@@ -72,10 +72,7 @@ TRAIN = (
     Flag("path_of_datasets", str, "./annotations/coco/coco_with_entities.pickle", "", "captions, or a store of them"),
     Flag("out_dir", str, "./checkpoints", "OUTPUT_DIR"),
     Flag("name_of_objects_vocabs", str, "visual_genome_entities", _key("name_of_objects_vocabs")),
-    Flag(
-        "path_of_objects_vocabs", str, "./annotations/vocabulary/all_objects_attributes_relationships.pickle",
-        "", "its file; a pickle's converted .json stands in for it",
-    ),
+    Flag("path_of_objects_vocabs", str, "", "", "its file; default: the original's place below annotations/vocabulary"),
     Flag("frozen_gpt", bool, False, _key("frozen_gpt")),
     Flag("num_workers", int, 0, "DATALOADER.NUM_WORKERS"),
     Flag("use_amp", bool, False, "", f"{_key('prec')}: bf16 where the GPU has it, else amp"),
@@ -115,7 +112,8 @@ INFER = (
     *USE,
 )
 COMMANDS = {"train": TRAIN, "eval": EVAL, "infer": INFER}
-# Files of the original's vocabularies, below annotations/vocabulary; that of coco_entities is shipped.
+# Files of the original's vocabularies, below annotations/vocabulary; that of coco_entities is shipped. A pickle's converted
+# .json stands in for it.
 VOCABULARY_FILES = {
     "vinvl_vgoi_entities": "vgcocooiobjects_v1_class2ind.json",
     "vinvl_vg_entities": "VG-SGG-dicts-vgoi6-clipped.json",

@@ -1,0 +1,12 @@
+@echo off
+rem Captions Flickr30k's test pictures, and scores them.
+rem Usage: scripts\viecap\eval_flickr30k.bat EXPERIMENT GPU "OTHER FLAGS" EPOCH [KEY VALUE ...]   EPOCH counts from 0.
+setlocal
+cd /d "%~dp0..\.."
+call "%~dp0start.bat" scripts\viecap_run.py eval --device %~2 --clip_model ViT-B/32 --language_model gpt2 ^
+  --continuous_prompt_length 10 --clip_project_length 10 --top_k 3 --threshold 0.3 --using_image_features ^
+  --name_of_datasets flickr30k --path_of_val_datasets ./annotations/flickr30k/test_captions.json ^
+  --name_of_entities_text vinvl_vgoi_entities --image_folder ./annotations/flickr30k/flickr30k-images/ ^
+  --prompt_ensemble --using_hard_prompt --soft_prompt_first --using_greedy_search ^
+  --weight_path "checkpoints/%~1/coco_prefix-00%~4.pt" --out_path "checkpoints/%~1" --log_dir "logs/%~1" %~3 %5 %6 %7 %8 %9
+exit /b %ERRORLEVEL%

@@ -1,0 +1,12 @@
+@echo off
+rem Captions the pictures of NoCaps, and scores them per domain.
+rem Usage: scripts\viecap\eval_nocaps.bat EXPERIMENT GPU "OTHER FLAGS" EPOCH [KEY VALUE ...]   EPOCH counts from 0.
+setlocal
+cd /d "%~dp0..\.."
+call "%~dp0start.bat" scripts\viecap_run.py eval --device %~2 --clip_model ViT-B/32 --language_model gpt2 ^
+  --continuous_prompt_length 10 --clip_project_length 10 --top_k 3 --threshold 0.2 --using_image_features ^
+  --name_of_datasets nocaps --path_of_val_datasets ./annotations/nocaps/nocaps_corpus.json ^
+  --name_of_entities_text vinvl_vgoi_entities --image_folder ./annotations/nocaps/ ^
+  --prompt_ensemble --using_hard_prompt --soft_prompt_first ^
+  --weight_path "checkpoints/%~1/coco_prefix-00%~4.pt" --out_path "checkpoints/%~1" --log_dir "logs/%~1" %~3 %5 %6 %7 %8 %9
+exit /b %ERRORLEVEL%
