@@ -6,6 +6,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/start.sh"
 cd "$ROOT"
 start scripts/viecap_run.py train --bs 80 --lr 0.00002 --epochs 15 --device "${1:-0}" \
   --random_mask --prob_of_random_mask 0.4 --clip_model ViT-B/32 --using_clip_features --language_model gpt2 \
-  --using_hard_prompt --soft_prompt_first --use_amp ^
+  --using_hard_prompt --soft_prompt_first --use_amp \
   --path_of_datasets ./annotations/coco/coco_texts_features_ViT-B32.pickle \
   --out_dir checkpoints/train_coco --log_dir logs/train_coco "${@:2}"

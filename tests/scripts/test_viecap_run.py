@@ -26,11 +26,11 @@ ALL_FLAGS = {
     "bs": 8, "lr": 0.001, "epochs": 3, "device": "cuda:5", "random_mask": True, "prob_of_random_mask": 0.6,
     "clip_project_length": 4, "continuous_prompt_length": 6, "max_num_of_entities": 7, "prompt_template_length": 9,
     "num_layers": 2, "noise_variance": 0.1, "clip_model": "ViT-B/16", "using_clip_features": True, "is_rn": True,
-    "language_model": "distilgpt2",
-    "using_hard_prompt": True, "soft_prompt_first": True, "only_hard_prompt": True, "debug": True, "few_shot_ratio": 0.5,
-    "save_every": 2, "prefix": "mine", "path_of_datasets": "./annotations/flickr30k/train_captions.json", "out_dir": "out/x",
-    "normalize_prefix": 0, "name_of_objects_vocabs": "visual_genome_entities", "path_of_objects_vocabs": "vg/objects.pickle",
-    "frozen_gpt": True, "num_workers": 2, "use_amp": True, "disable_random_seed": True, "random_seed": 7,
+    "language_model": "distilgpt2", "using_hard_prompt": True, "soft_prompt_first": True, "only_hard_prompt": True, "debug": True,
+    "few_shot_ratio": 0.5, "save_every": 2, "prefix": "mine", "path_of_datasets": "./annotations/flickr30k/train_captions.json",
+    "out_dir": "out/x", "normalize_prefix": 0, "name_of_objects_vocabs": "visual_genome_entities",
+    "path_of_objects_vocabs": "vg/objects.pickle", "frozen_gpt": True, "num_workers": 2, "use_amp": True,
+    "disable_random_seed": True, "random_seed": 7,
 }  # fmt: skip
 ALL_KEYS = {
     "DATALOADER.TRAIN_X.BATCH_SIZE": 8, "OPTIM.LR": 0.001, "OPTIM.MAX_EPOCH": 3, "USE_CUDA": True,
