@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from dassl.config import get_cfg_default
+from dassl.evaluation import build_evaluator
 
 import train
 from trainers import runs
+from trainers.config import add_trainer_configs
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = str(ROOT / "tests" / "plugins" / "toy_plugin.py")
@@ -82,6 +85,25 @@ def test_mean_and_both_spreads_of_three_logs(tmp_path, parse):
     assert "* accuracy: 83.00% +- 2.94%\n===" in parse(tmp_path)
     assert "* accuracy: 83.00% +- 3.33%\n===" in parse(tmp_path, "--ci95")
     assert "* error: 5.00% +- 0.00%\n===" in parse(tmp_path, "--keyword", "error")
+
+
+def test_scores_of_captions_are_read_by_their_names(tmp_path, parse, caplog):
+    cfg = get_cfg_default()
+    add_trainer_configs(cfg)
+    cfg.merge_from_list(["OUTPUT_DIR", str(tmp_path / "out"), "TEST.EVALUATOR", "Captioning", "TRAINER.NAME", "ViECap"])
+    evaluator = build_evaluator(cfg)
+    domains = {"image_id": ["1", "2", "3"], "domain": ["in_domain", "out_domain", "out_domain"]}
+    captions = [["a red bus on the road"], ["two people ride bikes", "bikes"], ["a dog sleeps here"]]
+    evaluator.process(["a red bus", "two people ride", "a cat sleeps here"], {**domains, "captions": captions})
+    with caplog.at_level("INFO", logger="trainers.evaluators.caption"):
+        results = evaluator.evaluate()
+    block = caplog.records[-1].getMessage()
+    write_run(tmp_path / "runs" / "seed1", f"* CIDEr: 1.0%\nFinish training\nEvaluate on the *test* set\n{block}\n")
+    for name in ("CIDEr", "BLEU-4", "out_domain/CIDEr"):
+        for more in ([], ["--test-log"]):
+            printed = parse(tmp_path / "runs", "--keyword", name, *more)
+            assert f"* {name}: {results[name]:.1f}0% +- 0.00%" in printed
+    assert len({f"{results[name]:.1f}" for name in ("CIDEr", "in_domain/CIDEr", "out_domain/CIDEr")}) == 3
 
 
 def test_the_last_figure_after_the_signal_counts(tmp_path, parse):
