@@ -22,6 +22,9 @@ ALIASES = {
     "split": ("split",),
 }
 
+# `json.dumps` would make an encoder per call, which half a million rows feel.
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
 Entities = tuple[tuple[str, ...], ...]  # names per caption
 
 
@@ -59,8 +62,8 @@ class CaptionRecord:
             split_name: Part of the data set, or NoCaps' domain.
         """
         return {
-            "captions": json.dumps(self.captions, ensure_ascii=False),
-            "entities": "" if self.entities is None else json.dumps(self.entities, ensure_ascii=False),
+            "captions": _encode(self.captions),
+            "entities": "" if self.entities is None else _encode(self.entities),
             "image_id": self.image_id or image_id,
             "split_name": split_name,
             "style": self.style,

@@ -136,7 +136,8 @@ class CaptionDataset(NamedClassesDataset):
         Raises:
             FileNotFoundError: If DATASET.CAPTION.IMAGES names none.
         """
-        places = dict.fromkeys(record.file.parent for rows in parts.values() for record in rows if record.file)
+        files = dict.fromkeys(record.file for rows in parts.values() for record in rows if record.file)
+        places = dict.fromkeys(file.parent for file in files)
         named = settings.IMAGES
         if named:
             return find_image_folders(self.folder, named, (), f"{NODE}.IMAGES")
