@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 
 from trainers.bgobj_llava.augment import MaskAugment
 from trainers.bgobj_llava.data import BgObjWrapper, Normalisation, SceneView, training_view
-from trainers.bgobj_llava.detection.detections import from_boxes
+from trainers.bgobj_llava.detection.detections import Detections, from_boxes
 from trainers.bgobj_llava.detection.finders import Finder
 from trainers.bgobj_llava.detection.options import DetectorOptions
 from trainers.bgobj_llava.geometry import Canvas, MaskPolicy
@@ -78,6 +78,18 @@ def test_boxes_become_patches_in_raster_order(tmp_path: Path) -> None:
     assert int(wider["obj_mask"].sum()) == 12 and torch.equal(wider["obj_raw"], row["obj_mask"])
     ringed = read_row(make_view(policy=MaskPolicy(dilate=0, overlap_ring=1)), make_item(tmp_path, [BOX]))
     assert int(ringed["obj_ring"].sum()) == 10
+
+
+@pytest.mark.parametrize(("mode", "patches"), [("single", [63]), ("multi", [9, 63])])
+def test_masks_and_scores_of_a_detector_count(mode: str, patches: list[int], tmp_path: Path) -> None:
+    masks = np.zeros((2, 56, 56), dtype=bool)
+    masks[0, 8, 8] = masks[1, 55, 55] = True  # one pixel of each box
+    boxes = np.array([[0, 0, 40, 40], [42, 42, 56, 56]], dtype=np.float32)
+    found = Detections(boxes, np.array([0.4, 0.9], dtype=np.float32), ["a", "b"], masks)
+    view = make_view(find=lambda item, placed, index: found, policy=MaskPolicy(dilate=0, object_mode=mode))
+    assert read_row(view, make_item(tmp_path))["obj_mask"].nonzero().flatten().tolist() == patches
+    trained = read_row(training_view(view, QUIET), make_item(tmp_path), rng=0)
+    assert trained["obj_mask"].nonzero().flatten().tolist() == patches
 
 
 def test_most_frequent_reference_is_learned_and_several_turns_are_kept(tmp_path: Path) -> None:

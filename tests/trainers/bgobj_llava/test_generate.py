@@ -332,6 +332,16 @@ def test_suppressed_tokens_are_never_said() -> None:
     assert model.info.image_id not in later.ids and later.ids[0] == loud
 
 
+def test_suppression_holds_for_every_token_of_single_answers_and_batches(model: BgObjLlava) -> None:
+    whole, asked = answer(generator(model, None, 6), SCENE, split_of(5)), generator(model, None, 6)
+    banned = next(each for each in whole.ids if whole.ids.index(each) > 0)
+    asked._decoder._suppressed = torch.cat([asked._decoder._suppressed, torch.tensor([banned])])
+    (batched,) = asked.answer_batch(normalised(SCENE)[None], [split_of(5)], [QUESTIONS[0]])
+    single = answer(asked, SCENE, split_of(5))
+    assert single.ids == batched.ids != whole.ids and banned not in single.ids
+    assert single.ids[0] == whole.ids[0] and torch.equal(single.logits_first, whole.logits_first)
+
+
 def test_the_trace_accounts_for_the_time(model: BgObjLlava) -> None:
     found = answer(generator(model), SCENE, split_of(5), seconds={"preprocess": 2.0, "detect": 3.0}).trace
     seconds = found["seconds"]

@@ -98,7 +98,8 @@ def check_probe(stored: Probe, now: Probe, path: Path) -> list[str]:
     if stored.input != now.input:
         return ["the stored probe was not compared: the model's input is made in another way now"]
     tolerance = max(TOLERANCE.get(each.dtype, 0.05) for each in (stored, now)) * max(stored.scale, 1.0)
-    difference = max(abs(old - new) for old, new in zip(stored.logits, now.logits, strict=True))
+    differences = [old - new for old, new in zip(stored.logits, now.logits, strict=True)]
+    difference = torch.tensor(differences, dtype=torch.float64).abs().max().item()  # not a number if any of them is none
     if not difference <= tolerance:
         raise ValueError(
             f"{path}: the loaded model does not say what the stored one said: logits differ by {difference:.3g}, "
