@@ -116,7 +116,9 @@ def build_language_model(config: Mapping[str, Any]) -> PreTrainedModel:
     A trained artefact carries this configuration, so that no folder and no hub is needed beside its weights.
     """
     parsed = AutoConfig.for_model(**config)
-    return AutoModelForCausalLM.from_config(parsed, dtype=torch.float32, attn_implementation=ATTENTION).eval()
+    model = AutoModelForCausalLM.from_config(parsed, dtype=torch.float32, attn_implementation=ATTENTION).eval()
+    model.generation_config = GenerationConfig()
+    return model
 
 
 def width_of(model: PreTrainedModel) -> int:
