@@ -38,6 +38,17 @@ def test_the_same_generator_gives_the_same_disturbance():
     assert len({each.boxes.tobytes() for each in results}) > 2
 
 
+def test_one_choice_never_moves_the_next():
+    """Dropped or spurious boxes leave dilation, order and noise of the same sample as they are."""
+    following = set()
+    for spurious_p in (0.0, 1.0):
+        for drop_p in (0.0, 1.0):
+            generator = rng(3)
+            MaskAugment(spurious_p=spurious_p, drop_p=drop_p).disturb(some(), SIZE, generator)
+            following.add(generator.random())
+    assert len(following) == 1
+
+
 @pytest.mark.parametrize("masks", [False, True])
 def test_boxes_are_missed_at_their_rate(masks):
     augment = MaskAugment(drop_p=0.3, spurious_p=0.0)

@@ -53,6 +53,11 @@ def test_unusable_samples_are_dropped_in_place_and_counted_by_reason() -> None:
     assert drops.to_dict() == {"samples": 7, "dropped": counts}
 
 
+def test_a_turn_without_an_answer_in_the_middle_is_an_empty_answer() -> None:
+    items = [ask(["red"], turns=json.dumps([["what is it?", None], ["where?", "left"]]))]
+    assert list(drop_unusable(items, length_of, max_len=999).reasons) == ["empty answer"] and items == []
+
+
 def test_labels_that_cannot_be_found_are_a_reason_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = PromptEncoder(tiny_tokenizer())
     encoder._label = lambda ids, offsets, spans: PromptEncoder._label(encoder, ids, [(a - 3, b + 3) for a, b in offsets], spans)

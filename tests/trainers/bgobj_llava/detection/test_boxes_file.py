@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -127,6 +128,12 @@ def test_boxes_of_other_settings_are_not_mixed(tmp_path, images):
         BoxesWriter(
             tmp_path / "boxes.jsonl", Origin.of(DetectorOptions(backend="none", classes=("cat", "-dog"), conf=0.5), "def")
         )
+
+
+def test_every_option_that_decides_boxes_is_part_of_their_origin():
+    names = {field.name for field in fields(DetectorOptions)}
+    elsewhere = {"backend", "weights", "file", "missing"}  # fields of their own, or of the reader
+    assert set(Origin.of(OPTIONS, "").settings) == names - elsewhere
 
 
 def test_files_that_are_no_images_are_listed_and_the_rest_is_done(tmp_path, images):

@@ -113,6 +113,17 @@ def test_detector_looks_once_at_every_image_before_it_is_read(tmp_path: Path, de
     assert in_worker(items[0], None, 0).boxes.tolist() == [[0, 0, 5, 6]]
 
 
+def test_detector_looks_again_when_images_are_new(tmp_path: Path, detector: Recorder) -> None:
+    items = [make_item(tmp_path, "", f"{number}.png") for number in range(4)]
+    finder = Finder(DetectorOptions(backend="rtdetr", weights="somewhere"), CANVAS)
+    finder.prepare(items[:2])
+    finder.prepare(items[1:])
+    assert detector.calls == [2, 3]
+    assert [finder(item, None, 0).boxes[0, 3] for item in items] == [6, 7, 7, 7]
+    finder.prepare(items)
+    assert detector.calls == [2, 3]
+
+
 def test_broken_image_does_not_stop_the_others(
     tmp_path: Path, detector: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -122,6 +133,9 @@ def test_broken_image_does_not_stop_the_others(
     with caplog.at_level(logging.WARNING, "trainers"):
         finder.prepare(items)
     assert "a.png is no image" in caplog.text and detector.calls == [1]
+    assert finder(items[1], None, 0).boxes.tolist() == [[0, 0, 5, 6]]
+    with pytest.raises(RuntimeError, match="dfine has not looked at .*a.png"):
+        finder(items[0], None, 0)
 
 
 def test_nothing_is_looked_for_without_a_detector(tmp_path: Path, detector: Recorder) -> None:

@@ -96,6 +96,14 @@ def test_a_composition_needs_no_run(stored: tuple[Built, Path], base: Path, tmp_
     assert not any(parameter.requires_grad for parameter in composition.model.parameters())
 
 
+def test_a_composition_runs_as_it_learned(base: Path, tmp_path: Path) -> None:
+    folder = build(base, TRAIN__SCOPE="lora", LORA__R=2, LORA__DROPOUT=0.5, ATTN="eager").save(tmp_path)
+    composition = load_composition(folder)
+    assert not any(module.training for module in composition.model.modules())
+    assert composition.loaded.model.config.text_config._attn_implementation == "eager"
+    assert load_composition(folder, attn="sdpa").loaded.model.config.text_config._attn_implementation == "sdpa"
+
+
 def test_half_precision_agrees_with_the_probe(stored: tuple[Built, Path]) -> None:
     composition = load_composition(stored[1], dtype=torch.bfloat16)
     assert composition.model.dtype == torch.bfloat16
@@ -141,6 +149,13 @@ def test_other_shapes_list_every_difference(stored: tuple[Built, Path], base: Pa
 )
 def test_other_sizes(now: dict, expected: str, stored: tuple[Built, Path], base: Path) -> None:
     assert f"TRAINER.BGOBJLLAVA.{expected}" in refused(stored[1], build(base, **(FUSED | now)))
+
+
+def test_another_number_of_last_layers(base: Path, tmp_path: Path) -> None:
+    folder = build(base, TRAIN__SCOPE="last_k", TRAIN__LAST_K=1).save(tmp_path)
+    message = refused(folder, build(base, TRAIN__SCOPE="last_k", TRAIN__LAST_K=2))
+    assert "TRAINER.BGOBJLLAVA.TRAIN.LAST_K: stored 1, now 2" in message and "missing tensor: " in message
+    assert load(build(base).save(tmp_path / "other"), build(base, TRAIN__LAST_K=2)).notes == ()  # shapes nothing in this scope
 
 
 def test_another_base(stored: tuple[Built, Path], tmp_path: Path) -> None:
@@ -202,10 +217,10 @@ def test_settings_of_another_version() -> None:
 
 
 def test_other_inputs_are_noted(stored: tuple[Built, Path], base: Path, caplog: pytest.LogCaptureFixture) -> None:
-    fresh = build(base, **FUSED, POSITION="raster", MASK__DILATE=2, CLS="none", GEN__MAX_NEW_TOKENS=3)
+    fresh = build(base, **FUSED, POSITION="raster", MASK__DILATE=2, CLS="none", IMAGE__ASPECT="crop", GEN__MAX_NEW_TOKENS=3)
     with caplog.at_level(logging.INFO, "trainers"):
         notes = load(stored[1], fresh).notes
-    differing = [f"TRAINER.BGOBJLLAVA.{key}" for key in ("CLS", "MASK.DILATE", "POSITION")]
+    differing = [f"TRAINER.BGOBJLLAVA.{key}" for key in ("CLS", "IMAGE.ASPECT", "MASK.DILATE", "POSITION")]
     assert [note.split(":")[0] for note in notes] == [*differing, "the stored probe was not compared"]
     assert all(note in caplog.text for note in notes)
 
