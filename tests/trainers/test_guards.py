@@ -236,3 +236,55 @@ def test_lazy_run_shows_losses_at_print_steps_and_learns_the_same(tmp_path: Path
 def test_the_lafter_family_keeps_the_guards_it_had() -> None:
     assert (TunedTrainer.gradient_window, TunedTrainer.zero_window, TunedTrainer.lazy_guard) == (1, 0, False)
     assert not TunedTrainer.resumes_mid_epoch and TunedTrainer.registered_name == "adapt"
+
+
+# A loss that never moves, and updates that the loss scaler skips -----------------------------------------------------------
+
+
+def test_a_loss_that_is_the_same_at_every_read_out_stops_the_run(tmp_path: Path) -> None:
+    def constant(self, batch: dict) -> WeightedLosses:
+        found = ToyTalker.compute_losses(self, batch)
+        return WeightedLosses({"answer": 0 * found.losses["answer"] + 2.5 * found.weight}, found.weight)
+
+    cfg = make_cfg(tmp_path / "one", {"OPTIM.MAX_EPOCH": 4, "TRAIN.PRINT_FREQ": 2})
+    with pytest.raises(RuntimeError, match=r"epoch 4, batch 10: the loss was 2.5 in 20 read-outs in a row; .*OPTIM.LR"):
+        run(cfg, ToyTalker, compute_losses=constant, lazy_guard=True, constant_window=20, zero_window=0)
+    run(make_cfg(tmp_path / "two", {"OPTIM.MAX_EPOCH": 3}), ToyTalker, constant_window=20, zero_window=0)
+
+
+def test_read_outs_before_resuming_count(tmp_path: Path) -> None:
+    guard = LossGuard(zero_window=0, constant_window=3)
+    guard.read(1.5)
+    guard.read(1.5)
+    resumed = LossGuard(zero_window=0, constant_window=3)
+    resumed.load_state(guard.state())
+    assert resumed.problem() is None
+    resumed.read(1.5)
+    assert "1.5 in 3 read-outs" in str(resumed.problem())
+    resumed.read(1.25)
+    assert resumed.problem() is None
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_an_update_that_the_scaler_skips_leaves_a_waiting_schedule_where_it_is(waits: bool, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(ToyTalker, "waits_for_scaler", waits)
+    trainer = build(make_cfg(tmp_path, {".GRAD_ACCUM": 1}))
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    trainer.before_train()
+    trainer.before_epoch()
+    trainer.set_model_mode("train")
+    steps = []
+    for number, batch in enumerate(trainer.train_loader_x):
+        trainer.batch_idx = number
+        if number == 2:  # its gradients overflow
+            next(trainer.model.parameters()).register_hook(lambda grad: grad * float("inf") if trainer.batch_idx == 2 else grad)
+        before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        trainer.forward_backward(batch)
+        steps.append(trainer.sched.last_epoch)
+        same = all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+        assert same == (number == 2)
+        if number == 3:
+            break
+    assert steps == ([1, 2, 2, 3] if waits else [1, 2, 3, 4])
+    assert trainer.skipped_updates == int(waits)
+    trainer.close_writer()

@@ -6,7 +6,14 @@ import pytest
 import torch
 from yacs.config import CfgNode
 
-from trainers.schedules import build_schedule, factor_of, resolve_schedule, warmup_epochs_of
+from trainers.schedules import (
+    build_linear_warmup,
+    build_schedule,
+    factor_of,
+    linear_warmup_factor,
+    resolve_schedule,
+    warmup_epochs_of,
+)
 
 
 def trace(name: str, *, epochs: int, warmup: int, rates: tuple[float, ...] = (1.0,), steps: int = 1) -> list[list[float]]:
@@ -116,3 +123,27 @@ def test_warm_up_may_be_a_share_of_the_run(ratio: float, step: str, epochs: int,
 
 def test_a_node_with_warm_up_epochs_is_read_as_before() -> None:
     assert warmup_epochs_of(CfgNode({"WARMUP_EPOCHS": 3, "SCHEDULER_STEP": "epoch"}), 8) == 3
+
+
+@pytest.mark.parametrize(("step", "rate"), [(0, 0.0), (2500, 1e-5), (5000, 2e-5), (55_630, 1e-5), (106_259, 1.9751e-10)])
+def test_linear_warmup_gives_the_published_rates(step: int, rate: float) -> None:
+    found = 2e-5 * linear_warmup_factor(step, warmup_steps=5000, total_steps=106_260)
+    assert found == (0.0 if step == 0 else pytest.approx(rate, rel=1e-4))
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 4])
+def test_linear_warmup_has_the_rates_of_transformers(warmup: int) -> None:
+    transformers = pytest.importorskip("transformers")
+
+    def rates(build) -> list[float]:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+        schedule, found = build(optimizer), []
+        for _ in range(11):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        return found
+
+    ours = rates(lambda optimizer: build_linear_warmup(optimizer, warmup_steps=warmup, total_steps=11))
+    theirs = rates(lambda optimizer: transformers.get_linear_schedule_with_warmup(optimizer, warmup, 11))
+    assert ours == pytest.approx(theirs, rel=1e-9) and len(set(ours)) > 5
