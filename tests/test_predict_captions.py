@@ -16,7 +16,7 @@ from tiny_captioners import write_trained_run
 from tiny_world import clip_config, write_clip
 
 import predict
-import trainers.viecap.trainer  # noqa: F401  (registers it)
+import train
 from trainers.viecap.loading import load_captioner
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,6 +52,15 @@ def test_rows_are_what_the_captioner_says(run: Path, tiny_world: Path, tmp_path:
         assert set(row["entities"][0]) == {"name", "probability", "used"}
     assert "6 images, " in (summary := capsys.readouterr().out)
     assert "0 unreadable; ViECap, weights/coco_prefix-000.safetensors, cpu" in summary
+
+
+def test_predictions_are_those_of_the_test(trained_run, tiny_world: Path, tmp_path: Path) -> None:
+    folder, _ = trained_run("ViECap")
+    assert call(folder, tiny_world / "colours" / "test", tmp_path / "out.jsonl") == 0
+    written = (folder / "predictions" / "tiny_captions_generated_captions.json").read_text("utf-8")
+    tested = {row["image_name"]: row["prediction"] for row in json.loads(written)}
+    assert len(tested) == 6
+    assert {f"test-{Path(row['impath']).stem}": row["caption"] for row in read_jsonl(tmp_path / "out.jsonl")} == tested
 
 
 def test_a_bad_file_has_an_error_and_stops_nothing(run: Path, photos: Path, tmp_path: Path, capsys) -> None:
@@ -96,6 +105,38 @@ def test_facts_stand_beside_the_rows(run: Path, photos: Path, tmp_path: Path) ->
     assert facts["truncated"] == sum(row["truncated"] for row in read_jsonl(tmp_path / "out.jsonl")) > 0
 
 
+def test_a_text_file_becomes_captions_of_a_folder(
+    tiny_world: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sentences alone, in a file of one's own, are learned from, and the pictures of a folder described by it."""
+    monkeypatch.chdir(tmp_path)  # caches lie below the working directory
+    colours, things = ("red", "green", "blue", "old"), ("dog", "cat", "car", "house", "tree")
+    sentences = [f"a {a} {b} beside the {c}" for a in colours for b in things for c in things for _ in range(2)]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
+    run = tmp_path / "run"
+    settings = {
+        "MODEL.BACKBONE.NAME": f"local-dir:{tiny_world / 'clip'}", f"{NODE}.LANGUAGE_MODEL": "tiny_gpt2",
+        f"{NODE}.NUM_LAYERS": 1, f"{NODE}.WARMUP_STEPS": 2, "OPTIM.MAX_EPOCH": 1,
+        "USE_CUDA": False, f"{NODE}.MAX_NEW_TOKENS": 8,
+    }  # fmt: skip
+    configs = ROOT / "configs"
+    train.main([
+        "--trainer", "ViECap", "--config-file", str(configs / "trainers" / "viecap" / "text.yaml"),
+        "--dataset-config-file", str(configs / "datasets" / "caption_files.yaml"), "--root", str(tmp_path / "mine"),
+        "--output-dir", str(run), "--seed", "1",
+        *(str(word) for pair in settings.items() for word in pair),
+    ])  # fmt: skip
+    assert json.loads((run / "run.json").read_text("utf-8"))["data"]["sizes"]["train_x"] == len(sentences) == 200
+    (photos / "cut.png").write_bytes(b"no picture")
+    assert call(run, photos, tmp_path / "out.jsonl", f"{NODE}.NUM_RETURN", "3") == 1
+    rows = read_jsonl(tmp_path / "out.jsonl")
+    assert [bool(row["error"]) for row in rows] == [False, True, False, False]
+    for row in rows[:1] + rows[2:]:
+        assert len(set(row["captions"])) == 3
+        assert {found["name"] for found in row["entities"]} <= {*things, *colours}
+
+
 # Which weights ----------------------------------------------------------------------------------------------------------------
 
 
@@ -121,7 +162,7 @@ def test_a_new_process_needs_nothing_but_the_run_and_the_clip(run: Path, photos:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "empty"), "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", "import trainers.viecap.trainer\n" + code, *words], cwd=tmp_path, env=environment,
+        [sys.executable, "-c", code, *words], cwd=tmp_path, env=environment,
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
