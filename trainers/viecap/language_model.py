@@ -17,6 +17,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    DynamicCache,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -77,9 +78,7 @@ def load_tokenizer(name: str, *, revision: str = "") -> PreTrainedTokenizerBase:
 
 
 def _find_folder(name: str, revision: str) -> Path:
-    return find_model_folder(
-        name, revision, key=NAME_KEY, shipped=SHIPPED, ids=OWNERLESS_IDS, example="openai-community/gpt2"
-    )
+    return find_model_folder(name, revision, key=NAME_KEY, shipped=SHIPPED, ids=OWNERLESS_IDS, example="openai-community/gpt2")
 
 
 def _problems_with_folder(folder: Path, *, needs_weights: bool) -> list[str]:
@@ -139,8 +138,20 @@ def hidden_states(model: PreTrainedModel, embeds: Tensor, cache: Any = None) -> 
         embeds: Input vectors, (B, L, d).
         cache: Transformers' cache of what came before, which grows; None: nothing came before, nothing is kept.
     """
-    output = model.base_model(inputs_embeds=embeds, past_key_values=cache, use_cache=cache is not None)
-    return output.last_hidden_state
+    past = NothingBefore() if cache is None else cache
+    return model.base_model(inputs_embeds=embeds, past_key_values=past, use_cache=cache is not None).last_hidden_state
+
+
+class NothingBefore(DynamicCache):
+    """A cache that keeps nothing and hands back what it is given.
+
+    Without any cache transformers looks into the positions for sequences packed behind one another, and the host waits for
+    the device.
+    """
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Return keys and values as they are."""
+        return key_states, value_states
 
 
 @torch.no_grad()
