@@ -9,46 +9,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from trainers.viecap.entities import NounMap
 from trainers.viecap.prompts import PromptBuilder
+from trainers.viecap.ragged import Ragged, from_rows, gather
 
-__all__ = ["EntityTable", "Ragged"]
+__all__ = ["EntityTable"]
 
 _FIRST, _LAST, _NOTHING, _ENTITIES = 0, 1, 2, 3  # rows of a table of pieces; from _ENTITIES on two for each entity
-
-
-class Ragged(NamedTuple):
-    """Rows of different length, end to end: row i is `flat[offset[i]:offset[i + 1]]`.
-
-    Attributes:
-        flat: Values, (M,), int32.
-        offset: Where rows begin, (N + 1,), int64; the last one is M.
-    """
-
-    flat: np.ndarray
-    offset: np.ndarray
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Values in each row, (N,), int64."""
-        return np.diff(self.offset)
-
-    @property
-    def row(self) -> np.ndarray:
-        """Row of each value, (M,), int64."""
-        return np.repeat(np.arange(len(self.offset) - 1), self.lengths)
-
-    def take(self, rows: np.ndarray) -> Ragged:
-        """Return these rows, in this order."""
-        return _gather(self.flat, self.offset[:-1][rows], self.lengths[rows])
-
-    def where(self, kept: np.ndarray) -> Ragged:
-        """Return the rows with the values for which `kept`, (M,), bool, is true."""
-        return _from_rows(self.flat[kept], self.row[kept], len(self.offset) - 1)
 
 
 class EntityTable:
@@ -119,7 +89,7 @@ class EntityTable:
         row, entity = np.divmod(keys[np.diff(keys, prepend=-1) > 0], width)
         # The row in the upper half keeps rows apart, whatever is drawn for the lower one.
         order = (row << 32) | generator.integers(0, 1 << 32, size=len(row), dtype=np.int64)
-        return _from_rows(entity[np.argsort(order, kind="stable")], row, len(entities.offset) - 1)
+        return from_rows(entity[np.argsort(order, kind="stable")], row, len(entities.offset) - 1)
 
     def join(self, entities: Ragged) -> Ragged:
         """Return the token ids of each caption's hard prompt; trailing entities go until the budget is met.
@@ -156,7 +126,7 @@ class EntityTable:
 
     def _first(self, nouns: np.ndarray, offset: np.ndarray, max_entities: int) -> Ragged:
         nouns, offset = np.asarray(nouns), np.asarray(offset)
-        return _gather(nouns, offset[:-1], np.minimum(np.diff(offset), max_entities))
+        return gather(nouns, offset[:-1], np.minimum(np.diff(offset), max_entities))
 
     def _require_pieces(self) -> Ragged:
         if self._pieces is None:
@@ -173,16 +143,3 @@ def _pieces_of(names: Sequence[str], prompts: PromptBuilder) -> Ragged:
     lengths = [len(piece) for piece in pieces]
     flat = np.array([number for piece in pieces for number in piece], dtype=np.int32)
     return Ragged(flat, np.concatenate([[0], np.cumsum(lengths)]))
-
-
-def _gather(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> Ragged:
-    """Copy segments of `flat` end to end."""
-    offset = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    places = np.repeat(starts - offset[:-1], lengths) + np.arange(offset[-1])
-    return Ragged(flat[places], offset)
-
-
-def _from_rows(flat: np.ndarray, row: np.ndarray, n_rows: int) -> Ragged:
-    """Make rows of values that are sorted by row."""
-    offset = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=n_rows), dtype=np.int64)])
-    return Ragged(flat.astype(np.int32, copy=False), offset)

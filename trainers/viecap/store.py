@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainers.viecap.ragged import Ragged, offsets_of
 from trainers.viecap.store_files import Key, StoreDamaged, open_sealed, write_sealed
 
 if TYPE_CHECKING:
@@ -66,10 +67,8 @@ class NounTable:
         Args:
             rows: Of the captions that count; None = all.
         """
-        nouns = self.nouns.numpy()
-        if rows is not None:
-            nouns = nouns[ragged_indices(self.offset.numpy()[rows], np.diff(self.offset.numpy())[rows])]
-        counts = np.bincount(nouns, minlength=len(self.names))
+        nouns = Ragged(self.nouns.numpy(), self.offset.numpy())
+        counts = np.bincount((nouns if rows is None else nouns.take(rows)).flat, minlength=len(self.names))
         return {name: int(count) for name, count in zip(self.names, counts, strict=True) if count}
 
 
@@ -112,12 +111,6 @@ class CaptionStore:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each caption, (N,)."""
         return np.diff(self.token_offset.numpy())
-
-
-def ragged_indices(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the indices of runs, one run after the other: start, start + 1, ..., start + length - 1."""
-    ends = np.cumsum(lengths)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
 
 
 def collect_nouns(nouns: Sequence[Sequence[str]]) -> NounTable:
@@ -205,8 +198,8 @@ def _tokenise(tokenizer: PreTrainedTokenizerBase, captions: list[str]) -> Iterat
         yield from tokenizer(captions[start : start + CHUNK], add_special_tokens=False)["input_ids"]
 
 
-def _offsets(lengths: Iterator[int]) -> Tensor:
-    return torch.from_numpy(np.concatenate([[0], np.cumsum(np.fromiter(lengths, dtype=np.int64))]))
+def _offsets(lengths: Iterable[int]) -> Tensor:
+    return torch.from_numpy(offsets_of(np.fromiter(lengths, dtype=np.int64)))
 
 
 def _checked(features: Tensor, n_rows: int) -> Tensor:

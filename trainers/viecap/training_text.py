@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.viecap.entity_table import EntityTable, Ragged
-from trainers.viecap.store import CaptionStore, ragged_indices
+from trainers.viecap.entity_table import EntityTable
+from trainers.viecap.ragged import Ragged, gather, join_rows, offsets_of
+from trainers.viecap.store import CaptionStore
 
 __all__ = ["EpochText", "HardPrompts", "TrainingText", "choose_rows", "find_token_cap"]
 
@@ -104,8 +105,7 @@ class TrainingText:
         self.token_cap = find_token_cap(lengths, max_caption_tokens)
         self.n_cut = int((lengths > self.token_cap).sum())
         kept = np.minimum(lengths, self.token_cap)
-        flat = store.tokens.numpy()[ragged_indices(store.token_offset.numpy()[self.rows], kept)]
-        self.captions = Ragged(flat, _offsets(kept))
+        self.captions = gather(store.tokens.numpy(), store.token_offset.numpy()[self.rows], kept)
         if eos_id is not None:  # what was cut has no end to learn
             self.captions = join_rows(self.captions, _repeat(eos_id, lengths <= self.token_cap))
         self._prompts = prompts
@@ -152,19 +152,6 @@ class TrainingText:
         return lines
 
 
-def join_rows(left: Ragged, right: Ragged) -> Ragged:
-    """Return each row of `left` with the same row of `right` behind it."""
-    offset = left.offset + right.offset
-    flat = np.empty(offset[-1], dtype=np.int32)
-    flat[ragged_indices(offset[:-1], left.lengths)] = left.flat
-    flat[ragged_indices(offset[:-1] + left.lengths, right.lengths)] = right.flat
-    return Ragged(flat, offset)
-
-
 def _repeat(value: int, where: NDArray[np.bool_]) -> Ragged:
     """Rows that hold the value, or nothing."""
-    return Ragged(np.full(int(where.sum()), value, dtype=np.int32), _offsets(where))
-
-
-def _offsets(lengths: NDArray) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return Ragged(np.full(int(where.sum()), value, dtype=np.int32), offsets_of(where))

@@ -10,8 +10,9 @@ from prompt_tokenizers import LONG_NAMES, glueing_tokenizer, letter_tokenizer
 from tiny_gpt2s import tiny_tokenizer
 
 from trainers.viecap.entities import PERSON, NounMap, effective_entities
-from trainers.viecap.entity_table import EntityTable, Ragged
+from trainers.viecap.entity_table import EntityTable
 from trainers.viecap.prompts import PromptBuilder
+from trainers.viecap.ragged import Ragged
 
 NOUNS = ("man", "dog", "xyzzy", "photo", "woman", "park", "digit eight", "boy", "red circle")
 WORDS = frozenset(NOUNS) - {"xyzzy"}

@@ -14,7 +14,7 @@ from tiny_gpt2s import tiny_tokenizer
 
 from clip_ext.loader import ClipIdentity
 from trainers.viecap import store as store_module
-from trainers.viecap.store import CaptionRow, build_store, collect_nouns, open_store, ragged_indices, read_nouns, write_nouns
+from trainers.viecap.store import CaptionRow, build_store, collect_nouns, open_store, read_nouns, write_nouns
 from trainers.viecap.store_files import MANIFEST, StoreDamaged, StoreDiffers, digest_of
 from trainers.viecap.store_key import automatic_folder, hash_captions, hash_tokenizer, noun_key, store_key
 
@@ -199,8 +199,3 @@ def test_tokenising_in_chunks_changes_nothing(built: Path, tmp_path: Path, monke
 def test_automatic_folder_is_named_by_the_key(tmp_path: Path) -> None:
     folders = {automatic_folder(tmp_path, "captions", key) for key in (make_key(), make_key(code="2"), make_key())}
     assert len(folders) == 2 and {folder.parent for folder in folders} == {tmp_path}
-
-
-def test_ragged_indices_join_runs() -> None:
-    assert ragged_indices(np.array([4, 0, 9]), np.array([2, 0, 3])).tolist() == [4, 5, 9, 10, 11]
-    assert ragged_indices(np.array([], dtype=np.int64), np.array([], dtype=np.int64)).tolist() == []
