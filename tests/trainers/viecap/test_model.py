@@ -217,3 +217,23 @@ def test_dropout_is_active_in_training_only() -> None:
     assert first != second
     frozen = random_captioner(frozen=True).train()
     assert frozen.training and frozen.mapping.training and not any(m.training for m in frozen.language_model.modules())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_step_never_waits_for_the_device(layout: PromptLayout) -> None:
+    """The meta device has no values: whatever the host wanted to know of them would raise."""
+    captioner = random_captioner(layout).train()
+    vectors, ids, n_hard, n_caption = random_batch(captioner)
+    captioner.to("meta")
+    loss = captioner.loss(soft_input(vectors.to("meta")), ids.to("meta"), n_hard, n_caption)
+    loss.total.backward()
+    assert loss.total.is_meta and loss.n_tokens == int(n_caption.sum())
+
+
+def test_scores_are_the_language_models_own() -> None:
+    """What stands for no cache hands keys and values on: scores equal those of the whole model."""
+    captioner = random_captioner()
+    embeds = torch.randn(2, 7, 32)
+    with torch.no_grad():
+        expected = captioner.language_model(inputs_embeds=embeds, use_cache=False).logits
+        assert torch.equal(captioner.scores(captioner.hidden(embeds)), expected)
