@@ -22,6 +22,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from dassl_host import ensure_dassl  # noqa: E402
+
+ensure_dassl()
+
 import torch  # noqa: E402
 from dassl.data.datasets import build_dataset  # noqa: E402
 from yacs.config import CfgNode  # noqa: E402
