@@ -58,6 +58,8 @@ def check_parts(parts: Mapping[str, Sequence[CaptionRecord]], find: ImageFinder,
         lines = "\n  ".join(faults.lines())
         remedy = "DATASET.CAPTION.MISSING skip leaves such rows out"
         raise ValueError(f"{faults.count} problems in {total:,} rows\n  {lines}\n{remedy}")
+    if faults:  # an evaluation does not print the report, but what it leaves out changes its figures
+        logger.warning("Left out: %d problems in %s rows\n  %s", faults.count, f"{total:,}", "\n  ".join(faults.lines()))
     checked.report += [_describe(part, rows) for part, rows in checked.parts.items()]
     checked.report += [f"left out, {line}" for line in faults.lines()]
     checked.report += [f"{what}: {len(rows)} ({some(rows)})" for what, rows in _lists(blanks, repaired).items() if rows]

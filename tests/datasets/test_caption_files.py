@@ -254,7 +254,7 @@ def test_several_files_of_a_part_are_refused(root: Path) -> None:
 # --- faults and report --------------------------------------------------------------------------------------------------
 
 
-def test_missing_and_corrupt_pictures_are_one_error_or_left_out(root: Path) -> None:
+def test_missing_and_corrupt_pictures_are_one_error_or_left_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     (root / "images" / "a.png").unlink()
     (root / "images" / "d.png").write_bytes((root / "images" / "d.png").read_bytes()[:40])
     message = refused(root)
@@ -263,6 +263,8 @@ def test_missing_and_corrupt_pictures_are_one_error_or_left_out(root: Path) -> N
     data = load(root, MISSING="skip")
     assert ids(data.val) == ["b.png"] and ids(data.test) == ["c.png"]
     assert "left out, missing image: 1 (val.json, a.png: a.png)" in data.caption_report
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("Left out: 2 problems") and "corrupt image: 1" in warning
 
 
 def test_test_rows_without_a_picture_cannot_be_captioned(root: Path) -> None:
