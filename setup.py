@@ -14,7 +14,7 @@ EXTRAS = {
     # Language models; textblob and nltk find the nouns of captions.
     "vlm": ["transformers>=5.10", "accelerate", "peft>=0.18", "textblob>=0.18", "nltk>=3.9.1"],
     "data": ["gdown", "h5py"],  # fetching and reading published data sets
-    "dev": ["pytest", "onnx", "onnxscript", "onnxruntime"],
+    "dev": ["pytest", "pytest-xdist", "onnx", "onnxscript", "onnxruntime"],
     # Not in `all`: another licence (AGPL), a 100 MB download, or a GPU.
     "yolo": ["ultralytics-opencv-headless"],
     "java": ["pycocoevalcap"],
