@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from clip_ext.weights import compute_fingerprint
 from trainers.parameter_groups import ParameterGroup, Trainables
-from trainers.viecap.language_model import find_stop_ids, load_language_model, width_of
+from trainers.viecap.language_model import describe_config, find_stop_ids, load_language_model, width_of
 from trainers.viecap.loading import build_model
 from trainers.viecap.mapping import noise_variance_for
 from trainers.viecap.model import PrefixCaptioner
@@ -73,7 +73,7 @@ def build_system(node: CfgNode, d_clip: int, device: torch.device) -> System:
     parts = {name: _trained(model, prefix) for name, prefix in GROUPS.items()}
     parts = {name: pairs for name, pairs in parts.items() if pairs}
     groups = [ParameterGroup(name, [p for _, p in pairs], lr_mult=1.0, weight_decay=0.0) for name, pairs in parts.items()]
-    facts = {"name": node.LANGUAGE_MODEL, "config": language_model.config.to_dict()}
+    facts = {"name": node.LANGUAGE_MODEL, "config": describe_config(language_model)}
     frozen = compute_fingerprint(language_model.state_dict()) if node.FROZEN_GPT else ""
     stop_ids = find_stop_ids(tokenizer, node.STOP)
     return System(model, tokenizer, stop_ids, prompts, Trainables(parts), groups, facts, frozen)

@@ -26,8 +26,8 @@ from transformers import (
 from trainers.model_folders import find_model_folder, find_weight_files
 
 __all__ = [
-    "build_language_model", "find_stop_ids", "hidden_states", "load_language_model", "load_tokenizer", "longest_sequence",
-    "width_of",
+    "build_language_model", "describe_config", "find_stop_ids", "hidden_states", "load_language_model", "load_tokenizer",
+    "longest_sequence", "width_of",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def _read(folder: Path, config: Any) -> PreTrainedModel:
 
 
 def build_language_model(config: Mapping[str, Any]) -> PreTrainedModel:
-    """Build a language model with random fp32 weights from what `model.config.to_dict()` returned, in evaluation mode.
+    """Build a language model with random fp32 weights from what `describe_config` returned, in evaluation mode.
 
     A trained artefact carries this configuration, so that no folder and no hub is needed beside its weights.
     """
@@ -118,6 +118,12 @@ def build_language_model(config: Mapping[str, Any]) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_config(parsed, dtype=torch.float32, attn_implementation=ATTENTION).eval()
     model.generation_config = GenerationConfig()
     return model
+
+
+def describe_config(model: PreTrainedModel) -> dict[str, Any]:
+    """Return a model's configuration, from which `build_language_model` builds it; it does not say where it was loaded."""
+    places = ("_name_or_path", "transformers_version")
+    return {name: value for name, value in model.config.to_dict().items() if name not in places}
 
 
 def width_of(model: PreTrainedModel) -> int:

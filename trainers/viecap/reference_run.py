@@ -15,7 +15,7 @@ from trainers.viecap import settings
 from trainers.viecap.artifact import ArtifactFacts, clip_facts, write_artifact
 from trainers.viecap.clip_source import ClipSource
 from trainers.viecap.export import Exporter, ExportPlan
-from trainers.viecap.language_model import find_stop_ids, load_language_model
+from trainers.viecap.language_model import describe_config, find_stop_ids, load_language_model
 from trainers.viecap.loading import build_model
 from trainers.viecap.model import PrefixCaptioner
 from trainers.viecap.prepare import CACHE_DIR, prepare_vocabulary
@@ -50,7 +50,7 @@ def write_reference_run(
     vocabulary = _embed(node, clip, cache_dir)
     facts = ArtifactFacts(
         settings.all_settings(node),
-        {"name": node.LANGUAGE_MODEL, "config": language_model.config.to_dict()},
+        {"name": node.LANGUAGE_MODEL, "config": describe_config(language_model)},
         *clip_facts(clip.loaded),
         stop_ids=sorted(find_stop_ids(tokenizer, node.STOP)),
     )

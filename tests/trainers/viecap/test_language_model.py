@@ -15,7 +15,14 @@ from tiny_gpt2s import random_gpt2, tiny_tokenizer
 from transformers import GenerationConfig, OPTConfig, OPTForCausalLM
 
 from trainers.viecap import language_model
-from trainers.viecap.language_model import build_language_model, find_stop_ids, load_language_model, longest_sequence, width_of
+from trainers.viecap.language_model import (
+    build_language_model,
+    describe_config,
+    find_stop_ids,
+    load_language_model,
+    longest_sequence,
+    width_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +64,7 @@ def test_random_weights_need_no_weight_file(spoiled: Path, caplog: pytest.LogCap
 
 def test_built_from_its_stored_configuration(saved: Path) -> None:
     model, _ = load_language_model(str(saved))
-    stored = json.loads(json.dumps(model.config.to_dict()))
+    stored = json.loads(json.dumps(describe_config(model)))
     built = build_language_model(stored)
     assert type(built) is type(model) and built.config._attn_implementation == "sdpa" and not built.training
     built.load_state_dict(model.state_dict())

@@ -14,7 +14,7 @@ from trainers.viecap import settings
 from trainers.viecap.artifact import ArtifactFacts, clip_facts, find_artifact, write_artifact
 from trainers.viecap.clip_source import ClipSource
 from trainers.viecap.export import Exporter, ExportPlan
-from trainers.viecap.language_model import find_stop_ids
+from trainers.viecap.language_model import describe_config, find_stop_ids
 from trainers.viecap.loading import build_model, node_of
 from trainers.viecap.model import PrefixCaptioner
 from trainers.viecap.retrieval import embed_vocabulary
@@ -42,7 +42,7 @@ def write_run(folder: Path, clip_name: str, *, epochs: int = 2, **keys: Any) -> 
     language_model, tokenizer = random_gpt2()
     model, pixels = clip_facts(clip.loaded)
     facts = ArtifactFacts(
-        settings=settings.all_settings(node), language_model={"name": "tiny_gpt2", "config": language_model.config.to_dict()},
+        settings=settings.all_settings(node), language_model={"name": "tiny_gpt2", "config": describe_config(language_model)},
         clip=model, preprocessing=pixels, stop_ids=tuple(find_stop_ids(tokenizer, node.STOP)),
     )  # fmt: skip
     names = read_shipped("coco")
