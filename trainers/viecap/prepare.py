@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from clip_ext.folders import present_folder
@@ -203,7 +204,8 @@ def _find(
             if is_named:
                 raise type(error)(*_with_remedy(error)) from error
             logger.warning("%s\nIt is built again.", error)
-    build(folder)
+    with torch.random.fork_rng(devices=[]):  # a loader of pictures draws; a run does not depend on what was there before it
+        build(folder)
     return read(folder)
 
 
