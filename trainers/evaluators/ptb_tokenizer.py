@@ -20,9 +20,9 @@ _TOKENS = re.compile(
     | [#@][^\W\d]\w*
     | (?-i:[A-Z]+(?:[+&][A-Z]+)+)                         # A&M
     | (?:\d[\d.,]*|\w+)(?:-\w+)+                          # t-shirt, 2.5-inch
-    | \w+(?:/\w+){1,2}(?!\w)                              # black/white, 1/2
+    | \w+(?:/\w+){1,2}                                    # black/white, 1/2
     | [-+]?\d*(?:[.,:]\d+)+                               # 12:30, 1,000, 3.5
-    | (?<!\w)[a-z](?:\.[a-z])+\.?(?!\w)                   # a.m., u.s.
+    | [a-z](?:\.[a-z])+\.?(?!\w)                          # a.m., u.s.
     | \b(?:mr|mrs|ms|dr|st|jr|sr|mt|vs|etc)\.
     | \bcan(?=not\b) | \b(?:gon|wan)(?=na\b) | \bgot(?=ta\b) | \b(?:gim|lem)(?=me\b)
     | \w+(?=n't\b) | n't\b                                # is n't

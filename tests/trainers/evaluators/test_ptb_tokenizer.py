@@ -14,13 +14,14 @@ from trainers.evaluators.ptb_tokenizer import tokenize
         ("12:30", "12:30"), ("", ""), ("  \n ", ""), ("...", ""), ("A Dog.", "a dog"),
         # contractions and what looks like them
         ("CAN'T", "ca n't"), ("they're we'll I've he'd I'm", "they 're we 'll i 've he 'd i 'm"), ("man’s", "man 's"),
-        ("the dogs' bowl", "the dogs bowl"), ("'quoted' word", "quoted word"), ("7 o'clock", "7 o'clock"),
+        ("the dogs' bowl", "the dogs bowl"), ("'quoted' word", "quoted word"), ("7 o'clock L's", "7 o'clock l 's"),
         ("gonna wanna gotta gimme lemme", "gon na wan na got ta gim me lem me"), ("cannoth gonnas", "cannoth gonnas"),
         ("x-ray's", "x-ray 's"), ("'menu'", "menu"), ("knot's n't", "knot 's n't"),
         # hyphens, numbers, marks inside words
         ("tug-of-war", "tug-of-war"), ("a 2.5-inch pipe", "a 2.5-inch pipe"), ("black - white", "black white"),
         ("snow--covered", "snow covered"), ("snow–white", "snow-white"), ("1,000 and 3.5 or .5", "1,000 and 3.5 or .5"),
-        ("at 12:30pm", "at 12:30 pm"), ("1/2 his/her", "1/2 his/her"), ("either/ or", "either / or"), ("3d 2nd", "3d 2nd"),
+        ("12:30pm 1:30a.m.", "12:30 pm 1:30 a.m."),
+        ("1/2 his/her", "1/2 his/her"), ("either/ or", "either / or"), ("3d 2nd", "3d 2nd"),
         ("10 a.m. in the U.S.", "10 a.m. in the u.s."), ("Mr. X.", "mr. x"), ("on grass.The dog", "on grass the dog"),
         # symbols
         ("$5, 50%", "$ 5 50 %"), ("salt & pepper", "salt & pepper"), ("Texas A&M", "texas a&m"), ("rock&roll", "rock & roll"),
