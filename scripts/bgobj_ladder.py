@@ -13,13 +13,13 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from ladder_runs import run_test, run_training
+from in_process_runs import console, run_training
+from ladder_runs import run_test
 from ladder_table import TableOfRungs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -156,18 +156,6 @@ def caches(rung: Rung) -> bool:
     return rung.overrides.get(f"{NODE}.SPLIT", "bgobj") == "bgobj"
 
 
-@contextmanager
-def console(folder: Path) -> Iterator[None]:
-    """Send what a run prints to console.txt in its folder."""
-    file = folder / "console.txt"
-    try:
-        with file.open("w", encoding="utf-8") as stream, redirect_stdout(stream), redirect_stderr(stream):
-            yield
-    except BaseException:
-        print(f"A run failed; its output is in {file}", file=sys.stderr)
-        raise
-
-
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -180,7 +168,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--data", default="data", help="data root")
     add("--output", type=Path, default=Path("output/bgobj_ladder"))
     add("--timed", type=int, default=300, metavar="N", help="questions of the timed pass; 0 = none")
-    add("--timed-on", nargs="*", default=[], metavar="WORD", help="KEY VALUE words that choose its data, such as DATASET.MINI_TEST groups")
+    add("--timed-on", nargs="*", default=[], metavar="WORD",
+        help="KEY VALUE words that choose its data, such as DATASET.MINI_TEST groups")  # fmt: skip
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings for every rung, behind --")
     args = parser.parse_args(argv)
     args.opts = [word for word in args.opts if word != "--"]

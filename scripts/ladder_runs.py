@@ -1,29 +1,16 @@
-"""The runs of BgObjLLaVA's ladder: as `train.py` does them, but tests may hide groups, take fewer questions, or use stock code."""
+"""The tests of BgObjLLaVA's ladder: as `train.py` does them, but groups may be hidden, questions fewer, or the code stock."""
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from dassl_host import ensure_dassl  # noqa: E402
-
-ensure_dassl()
-
-import torch  # noqa: E402
-from dassl.engine import build_trainer  # noqa: E402
-from dassl.utils import set_random_seed  # noqa: E402
-from ladder_figures import read_predictions  # noqa: E402
-from torch.utils.data import DataLoader, Subset  # noqa: E402
-
-import datasets  # noqa: E402, F401  (registers the data sets)
-import train  # noqa: E402
-from trainers import runs  # noqa: E402
+import torch
+from in_process_runs import trained
+from ladder_figures import read_predictions
+from torch.utils.data import DataLoader, Subset
 
 
 def spread(total: int, limit: int) -> list[int]:
@@ -76,20 +63,14 @@ class StockAnswers:
             self.model.generate(**inputs, max_new_tokens=1, do_sample=False)
             facts[0]["seconds_to_first"] = time.perf_counter() - started
         ids = self.model.generate(**inputs, max_new_tokens=self.limit, do_sample=False)[:, length:]
-        return [{"answer": self._decode(row), "truncated": self._is_cut(row)} | fact for row, fact in zip(ids, facts, strict=True)]
+        rows = [{"answer": self._decode(row), "truncated": self._is_cut(row)} for row in ids]
+        return [row | fact for row, fact in zip(rows, facts, strict=True)]
 
     def _decode(self, ids: torch.Tensor) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def _is_cut(self, ids: torch.Tensor) -> bool:
         return self.tokenizer.eos_token_id not in ids.tolist()
-
-
-def run_training(words: Sequence[str]) -> None:
-    """Train as `train.py` does with these arguments."""
-    parsed = train.parse_args(list(words))
-    cfg, folder = runs.prepare(parsed)
-    runs.run(cfg, folder, parsed, words)
 
 
 def run_test(words: Sequence[str], *, visible: Sequence[str], limit: int = 0, stock: bool = False) -> None:
@@ -102,26 +83,18 @@ def run_test(words: Sequence[str], *, visible: Sequence[str], limit: int = 0, st
         stock: transformers' own model and `generate` answer, with nothing of this package but the square canvas and the
             prompt's words.
     """
-    parsed = train.parse_args(list(words))
-    cfg, folder = runs.prepare(parsed)
-    set_random_seed(cfg.SEED)
-    with runs.log_to(cfg.OUTPUT_DIR):
-        folder.start(words, ensure_dassl())
-        trainer = build_trainer(cfg)
-        folder.describe_data(trainer.dm.dataset)
-        folder.record_results(trainer)
-        trainer.load_model(parsed.model_dir or "", epoch=parsed.load_epoch)
+    with trained(words) as trainer:
         trainer.model.visible = frozenset(visible)
-        loader = trainer.test_loader
+        loader, settings = trainer.test_loader, trainer.cfg.DATALOADER.TEST
         chosen = Subset(loader.dataset, spread(len(loader.dataset), limit))
-        size = 1 if limit else cfg.DATALOADER.TEST.BATCH_SIZE
-        trainer.test_loader = DataLoader(chosen, batch_size=size, collate_fn=loader.collate_fn)
+        trainer.test_loader = DataLoader(
+            chosen, batch_size=1 if limit else settings.BATCH_SIZE, collate_fn=loader.collate_fn
+        )  # fmt: skip
         if stock:
             trainer.model_inference = StockAnswers(trainer, timed=bool(limit))
         trainer.test()
         if limit and not stock:
-            write_costs(trainer, Path(cfg.OUTPUT_DIR))
-        folder.finish()
+            write_costs(trainer, Path(trainer.cfg.OUTPUT_DIR))
 
 
 def write_costs(trainer: Any, folder: Path) -> None:
