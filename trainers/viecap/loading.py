@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,9 @@ from trainers.viecap.config import add_config
 from trainers.viecap.language_model import build_language_model, width_of
 from trainers.viecap.mapping import MappingNetwork
 from trainers.viecap.model import PrefixCaptioner, PromptLayout
+from trainers.viecap.prepare import CACHE_DIR, prepare_vocabulary
 from trainers.viecap.prompts import PromptBuilder
 from trainers.viecap.retrieval import Retriever, cached_embeddings
-from trainers.viecap.vocabularies import read_vocabulary
 from trainers.viecap.vocabulary_file import Vocabulary
 from trainers.viecap.weights import StoredWeights, load_weights
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from trainers.viecap.decoding import DecodeOptions
 
 logger = logging.getLogger(__name__)
-
-CACHE_DIR = "output/cache"
 
 
 @dataclass(frozen=True)
@@ -214,18 +212,19 @@ def choose_vocabulary(
     if same_names and node.PROMPT_ENSEMBLE == stored.ensemble:
         return stored
     if same_names:
-        names = stored.names
-    elif node.NAME_OF_ENTITIES_TEXT == "corpus":
+        vectors = cached_embeddings(
+            stored.names, clip.identity, lambda: clip.loaded, ensemble=node.PROMPT_ENSEMBLE, cache_dir=cache_dir
+        )
+        return replace(stored, embeddings=vectors, ensemble=node.PROMPT_ENSEMBLE)
+    if node.NAME_OF_ENTITIES_TEXT == "corpus":
         raise ValueError(
             f"{NODE}.NAME_OF_ENTITIES_TEXT is 'corpus', which is derived from the captions of a training; "
             f"the run of {artifact.path} has {stored.name!r}"
         )
-    else:
-        names = read_vocabulary(node.NAME_OF_ENTITIES_TEXT, node.PATH_OF_ENTITIES_TEXT, single_word=node.SINGLE_WORD_ENTITIES)
-    embeddings = cached_embeddings(
-        names, clip.identity, lambda: clip.loaded, ensemble=node.PROMPT_ENSEMBLE, cache_dir=cache_dir
-    )
-    return Vocabulary(node.NAME_OF_ENTITIES_TEXT, tuple(names), embeddings, node.PROMPT_ENSEMBLE)
+    return prepare_vocabulary(
+        node.NAME_OF_ENTITIES_TEXT, node.PATH_OF_ENTITIES_TEXT, clip=clip, ensemble=node.PROMPT_ENSEMBLE,
+        single_word=node.SINGLE_WORD_ENTITIES, cache_dir=cache_dir,
+    )  # fmt: skip
 
 
 # Keys ---------------------------------------------------------------------------------------------------------------------
