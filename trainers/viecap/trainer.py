@@ -35,7 +35,6 @@ from trainers.viecap.loader import CaptionBatch, CaptionLoader, LazyCaptionLoade
 from trainers.viecap.mapping import soft_input
 from trainers.viecap.progress import ProgressMeter, peak_memory
 from trainers.viecap.training_captions import captions_of, problems_with_items
-from trainers.viecap.vocabularies import read_vocabulary
 from trainers.viecap.vocabulary_file import Vocabulary
 from trainers.viecap.weights import load_weights
 
@@ -151,7 +150,7 @@ class ViECap(TunedTrainer):
         self.check_data()
         for line in getattr(self.dm.dataset, "caption_report", ()):
             logger.info("%s", line)
-        self.store = self.corpus.open_store(self.system.tokenizer)
+        self._open_store()
         eos_id = self.system.eos_id if self.settings.STOP == "eos" else None
         self._text = self.corpus.build_text(self.store, self.system.prompts, eos_id)
         longest = self._text.max_hard + int(self._text.captions.lengths.max())
@@ -160,19 +159,20 @@ class ViECap(TunedTrainer):
         super().before_train()
         self._start_artifact()
 
-    def _build_vocabulary(self) -> Vocabulary | None:
-        from trainers.viecap.retrieval import cached_embeddings
+    def _open_store(self) -> CaptionStore:
+        if self.store is None:
+            self.store = self.corpus.open_store(self.system.tokenizer)
+        return self.store
 
-        node, clip = self.settings, self.clip_source
+    def _build_vocabulary(self) -> Vocabulary | None:
+        node = self.settings
         if not node.USING_HARD_PROMPT:
             return None
-        name = node.NAME_OF_ENTITIES_TEXT
-        nouns = self.corpus.count_nouns(self.store) if name == "corpus" else None
-        names = read_vocabulary(name, node.PATH_OF_ENTITIES_TEXT, corpus_nouns=nouns, single_word=node.SINGLE_WORD_ENTITIES)
-        vectors = cached_embeddings(
-            names, clip.identity, lambda: clip.loaded, ensemble=node.PROMPT_ENSEMBLE, cache_dir=prepare.CACHE_DIR
-        )
-        return Vocabulary(name, names, vectors, node.PROMPT_ENSEMBLE)
+        nouns = self.corpus.count_nouns(self._open_store()) if node.NAME_OF_ENTITIES_TEXT == "corpus" else None
+        return prepare.prepare_vocabulary(
+            node.NAME_OF_ENTITIES_TEXT, node.PATH_OF_ENTITIES_TEXT, clip=self.clip_source, ensemble=node.PROMPT_ENSEMBLE,
+            single_word=node.SINGLE_WORD_ENTITIES, corpus_nouns=nouns, cache_dir=prepare.CACHE_DIR,
+        )  # fmt: skip
 
     def _start_artifact(self) -> None:
         node, run = self.settings, Path(self.output_dir)
