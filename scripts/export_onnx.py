@@ -179,8 +179,10 @@ def run_export(args: argparse.Namespace) -> None:
     """Export, compare, and keep the file only if it says what the run says."""
     settings = [Setting(key, value, "command line") for key, value in args.set]
     run = read_run(args.run, settings, device="cpu", full_precision=True)
-    with contextlib.redirect_stdout(sys.stderr):  # the engine's lines
-        trainer, checkpoint = load_trainer(run, args.load_epoch)
+    trainer, checkpoint = None, ""
+    if not run.captions_images:  # a captioner's CLIP is the published one
+        with contextlib.redirect_stdout(sys.stderr):  # the engine's lines
+            trainer, checkpoint = load_trainer(run, args.load_epoch)
     if not hasattr(trainer, "clip"):
         raise ValueError(f"{run.cfg.TRAINER.NAME} has no CLIP image side to export")
     groups = batches(trainer, args.images)
