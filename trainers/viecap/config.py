@@ -16,7 +16,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "STOP": ("period", "eos"),
     "LOADER.PLACEMENT": ("auto", "device", "host"),
     "DECODE": ("beam", "greedy", "sample"),
-    "EXPORT_DTYPE": ("fp32", "fp16", "bf16"),
 }
 JAVA_METRICS = ("meteor", "spice")
 OBJECT_VOCABULARIES = ("visual_genome_entities", "corpus", "none")  # besides the names of NAME_OF_ENTITIES_TEXT
@@ -52,7 +51,6 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "LOADER.PAD_MULTIPLE": (lambda v: v >= 1, "1 or more"),
     "LOG_PER_EPOCH": (lambda v: v >= 0, "0 (never) or more"),
     "SAVE_EVERY": (lambda v: v >= 1, "1 or more"),
-    "KEEP_EXPORTS": (lambda v: v >= 0, "0 (all) or more"),
     "TOP_K": (lambda v: v >= 1, "1 or more"),
     "THRESHOLD": (lambda v: 0 <= v <= 1, "in [0, 1]"),
     "TEMPERATURE": (lambda v: v > 0, "above 0"),
@@ -130,8 +128,6 @@ def _add_output_keys(node: CfgNode) -> None:
     """What a run leaves, and how it is validated."""
     node.SAVE_EVERY = 1  # epochs between exported weights; the last epoch is always exported
     node.PREFIX = "coco_prefix"  # first part of their file names
-    node.KEEP_EXPORTS = 0  # newest exports that stay, beside the best; 0 = all
-    node.EXPORT_DTYPE = "fp32"  # fp32 | fp16 | bf16
     node.EVAL = CfgNode()
     node.EVAL.VAL_EVERY = 1  # epochs between validations
     node.EVAL.VAL_LIMIT = 1000  # images of a validation, the first ones; -1 = all

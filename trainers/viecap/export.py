@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from trainers.viecap.artifact import NODE, WEIGHTS, read_record, write_record
-from trainers.viecap.weights import DTYPES, write_weights
+from trainers.viecap.weights import write_weights
 
 logger = logging.getLogger(__name__)
 
@@ -20,30 +20,23 @@ SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """Which epochs are exported, and how.
+    """Which epochs are exported; the best one always is.
 
     Attributes:
         max_epoch: Epochs of the run; the last one is always exported.
         prefix: First part of the file names.
         every: Epochs between exports.
-        keep: Newest exports that stay, 0 = all; the best one always stays.
-        dtype: One of `DTYPES`.
     """
 
     max_epoch: int
     prefix: str = "coco_prefix"
     every: int = 1
-    keep: int = 0
-    dtype: str = "fp32"
 
     def problems(self) -> list[str]:
         """Return one message per field that cannot be followed."""
-        problems = []
         if not self.prefix or Path(self.prefix).name != self.prefix or "\\" in self.prefix:
-            problems.append(f"{NODE}.PREFIX is {self.prefix!r}; expected a file name without folders")
-        if self.dtype not in DTYPES:
-            problems.append(f"{NODE}.EXPORT_DTYPE is {self.dtype!r}; expected one of {', '.join(DTYPES)}")
-        return problems
+            return [f"{NODE}.PREFIX is {self.prefix!r}; expected a file name without folders"]
+        return []
 
     def is_planned(self, epoch: int) -> bool:
         """Whether a finished epoch, from 1, is exported whatever its score."""
@@ -88,12 +81,12 @@ class Exporter:
         """
         record = read_record(self._run)
         entry = next((each for each in record["epochs"] if each["epoch"] == epoch), None)
-        entry = entry or {"epoch": epoch, "file": None, "dtype": None, "scores": {}}
+        entry = entry or {"epoch": epoch, "file": None, "scores": {}}
         due = is_best or self._plan.is_planned(epoch)
         if due and self._written != epoch:
             path = self._run / WEIGHTS / self._plan.file_name(epoch)
-            write_weights(path, model, epoch, self._plan.dtype)
-            entry |= {"file": path.relative_to(self._run).as_posix(), "dtype": self._plan.dtype}
+            write_weights(path, model, epoch)
+            entry["file"] = path.relative_to(self._run).as_posix()
             self._written = epoch
             logger.info("Weights of epoch %d (finished epochs: %d) saved to %s", epoch - 1, epoch, path)
         entry["scores"] = {**entry["scores"], **(scores or {})}
@@ -115,11 +108,11 @@ class Exporter:
         """Take the files that are not kept out of the record; return copies of their entries."""
         stored = [entry for entry in record["epochs"] if entry["file"]]
         planned = [entry["epoch"] for entry in stored if self._plan.is_planned(entry["epoch"])]
-        kept = {*planned[-self._plan.keep :], record["best"], record["epochs"][-1]["epoch"]}
+        kept = {*planned, record["best"], record["epochs"][-1]["epoch"]}
         dropped = [dict(entry) for entry in stored if entry["epoch"] not in kept]
         for entry in record["epochs"]:
             if entry["epoch"] not in kept:
-                entry["file"] = entry["dtype"] = None
+                entry["file"] = None
         return dropped
 
     def _remove(self, entries: list[dict[str, Any]], record: Mapping[str, Any]) -> None:

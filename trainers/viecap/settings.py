@@ -50,10 +50,8 @@ def greedy(options: DecodeOptions) -> DecodeOptions:
 
 
 def export_plan(node: CfgNode, max_epoch: int) -> ExportPlan:
-    """Return which epochs are exported, and how."""
-    return ExportPlan(
-        max_epoch, prefix=node.PREFIX, every=node.SAVE_EVERY, keep=node.KEEP_EXPORTS, dtype=node.EXPORT_DTYPE
-    )
+    """Return which epochs are exported."""
+    return ExportPlan(max_epoch, prefix=node.PREFIX, every=node.SAVE_EVERY)
 
 
 def all_settings(node: CfgNode) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from trainers.stored_tensors import find_differences
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # EXPORT_DTYPE
 
 
 @dataclass(frozen=True)
@@ -34,23 +33,21 @@ class StoredWeights:
     epoch: int
 
 
-def write_weights(path: Path, model: nn.Module, epoch: int, dtype: str = "fp32") -> None:
+def write_weights(path: Path, model: nn.Module, epoch: int) -> None:
     """Write the parameters of a model, each once, with a hash of them.
 
     Args:
         path: File to write; its folder is made.
         model: As it is now.
         epoch: Finished epochs, from 1.
-        dtype: One of `DTYPES`.
     Raises:
-        ValueError: If a tensor is not finite in `dtype` (names them).
+        ValueError: If a tensor is not finite (names them).
         OSError: If the file cannot be written.
     """
-    state = {name: tensor.detach().to("cpu", DTYPES[dtype]) for name, tensor in own_tensors(model).items()}
+    state = {name: tensor.detach().float().cpu() for name, tensor in own_tensors(model).items()}
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
-        names = ", ".join(broken[:5])
-        raise ValueError(f"{path}: not finite in TRAINER.VIECAP.EXPORT_DTYPE {dtype}: {names}; fp32 has the widest range")
+        raise ValueError(f"{path}: not finite: {', '.join(broken[:5])}")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_tensors(state, path, {"epoch": str(epoch), "sha256": compute_fingerprint(state)})
 

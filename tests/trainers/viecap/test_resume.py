@@ -103,7 +103,7 @@ def test_another_run_is_not_continued_and_every_difference_is_named(tiny_world: 
 
 def test_a_resumed_run_may_decode_and_export_otherwise(tiny_world: Path, tmp_path: Path, whole) -> None:
     train(tiny_world, tmp_path / "run", kill_at=6)
-    other = {".DECODE": "beam", ".EXPORT_DTYPE": "bf16", ".TOP_K": 1, ".LOG_PER_EPOCH": 0, ".SAVE_LATEST_PER_EPOCH": 0}
+    other = {".DECODE": "beam", ".TOP_K": 1, ".LOG_PER_EPOCH": 0, ".SAVE_LATEST_PER_EPOCH": 0}
     assert train(tiny_world, tmp_path / "run", settings=other)[1] == whole[1][6:]
 
 

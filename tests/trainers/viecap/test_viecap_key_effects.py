@@ -93,8 +93,6 @@ RUN: dict[str, Case] = {
     "SAVE_LATEST_PER_EPOCH": (0, {}),
     "SAVE_EVERY": (2, {"OPTIM.MAX_EPOCH": 2}),
     "PREFIX": ("mine", {}),
-    "KEEP_EXPORTS": (1, {"OPTIM.MAX_EPOCH": 2}),
-    "EXPORT_DTYPE": ("fp16", {}),
     "EVAL.VAL_EVERY": (2, {"TEST.NO_TEST": False}),
     "EVAL.VAL_LIMIT": (1, BEST),
     "EVAL.JAVA": (["meteor"], {"TEST.NO_TEST": False}),

@@ -52,7 +52,7 @@ def write_run(folder: Path, clip_name: str, *, epochs: int = 2, **keys: Any) -> 
         folder, facts, save_tokenizer=tokenizer.save_pretrained, vocabulary=vocabulary if node.USING_HARD_PROMPT else None,
         keeps_epochs=False,
     )  # fmt: skip
-    exporter = Exporter(folder, ExportPlan(epochs, dtype=node.EXPORT_DTYPE))
+    exporter = Exporter(folder, ExportPlan(epochs))
     for epoch in range(1, epochs + 1):
         exporter.export(epoch, random_captioner(node, model["embed_dim"], seed=epoch + 1), is_best=epoch == 1)
     return folder
