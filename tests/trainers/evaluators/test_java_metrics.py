@@ -21,7 +21,10 @@ FILES = (
     "spice/lib/stanford-corenlp-3.6.0.jar", "spice/lib/stanford-corenlp-3.6.0-models.jar",
 )  # fmt: skip
 # Plays `java`: METEOR's score is here the share of the caption's words that any reference has, SPICE's of the first reference.
-JAVA = r'''#!{python}
+# The first lines start Python through a shell: a path with a space cannot stand behind #!.
+JAVA = r"""#!/bin/sh
+'''exec' "{python}" "$0" "$@"
+' '''
 import json, os, sys
 arguments = sys.argv[1:]
 with open({log!r}, "a") as log:
@@ -48,7 +51,7 @@ else:
         for row in json.load(open(asked, encoding="utf-8"))
     ]
     json.dump(rows[::-1], open(answered, "w"))
-'''
+"""
 
 
 @pytest.fixture
