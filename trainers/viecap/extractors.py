@@ -17,7 +17,7 @@ from trainers.viecap.vocabularies import read_shipped
 __all__ = ["Extractor", "build_extractor"]
 
 # Part of every extractor's version, and so of a store's key: raise it whenever a caption's nouns change.
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 KEY = "TRAINER.VIECAP.ENTITY_EXTRACTOR"
 _NOUN_TAGS = ("NN", "NNS")  # common nouns; names of persons and places are no objects
@@ -113,7 +113,8 @@ class TextBlobExtractor:
         self.version = f"textblob {version('textblob')}, code {CODE_VERSION}"
 
     def nouns(self, caption: str, given: Sequence[str] | None = None) -> list[str]:
-        tagged = ((word.lower(), tag) for word, tag in self._tagger.tag(caption) if tag in _NOUN_TAGS)
+        # The tagger takes a last word of one letter for an abbreviation and leaves the full stop at it.
+        tagged = ((word.lower().rstrip("."), tag) for word, tag in self._tagger.tag(caption) if tag in _NOUN_TAGS)
         # Only plurals: the rules would also shorten "bus" and "glass".
         return _unique(singular(word) if tag == "NNS" else word for word, tag in tagged)
 

@@ -51,6 +51,7 @@ def test_textblob_finds_the_nouns_of_the_check_sentence_without_network_and_corp
         ("Men with ties eat pies on shelves near horses' hooves.", ["man", "tie", "pie", "shelf", "horse", "hoof"]),
         ("A woman's dog, \"Rex\", in Paris.", ["woman", "dog"]),  # names are no objects
         ("DOGS!", ["dog"]),
+        ("A red circle and a letter q.", ["circle", "letter", "q"]),
         ("Big and red.", []),
         ("...", []),
         ("", []),
