@@ -88,6 +88,8 @@ class ViECap(TunedTrainer):
         self.corpus = Corpus(data.train_x, node, seed=cfg.SEED, batch_size=batch_size, clip=self.clip_source)
         enough = len(self.corpus) >= batch_size
         self.train_loader_x = LazyCaptionLoader(len(self.corpus), batch_size, self._open_loader) if enough else ()
+        for line in getattr(data, "caption_report", ()):
+            logger.info("%s", line)
         n_val, n_test = len(data.val or []), len(data.test or [])
         logger.info("Captions to learn: %d; pictures: %d val, %d test", len(self.corpus), n_val, n_test)
 
@@ -148,8 +150,6 @@ class ViECap(TunedTrainer):
     def before_train(self) -> None:
         """Open the store, go on where an interrupted run was, and write everything of the artefact but weights."""
         self.check_data()
-        for line in getattr(self.dm.dataset, "caption_report", ()):
-            logger.info("%s", line)
         self._open_store()
         eos_id = self.system.eos_id if self.settings.STOP == "eos" else None
         self._text = self.corpus.build_text(self.store, self.system.prompts, eos_id)

@@ -335,3 +335,9 @@ def test_the_text_tower_in_every_step_gives_the_losses_of_the_store(make_trainer
     stored = losses_of(make_trainer(NAME, SHORT, run="stored"))
     encoded = losses_of(make_trainer(NAME, SHORT | {".USING_CLIP_FEATURES": False}, run="encoded"))
     assert encoded == pytest.approx(stored, rel=1e-3)
+
+
+def test_what_was_found_in_the_data_is_said_without_training(make_trainer, caplog) -> None:
+    with caplog.at_level(logging.INFO):
+        make_trainer(NAME, SHORT)
+    assert caplog.text.count("tiny captions: nothing to report") == 1
