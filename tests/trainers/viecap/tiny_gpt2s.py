@@ -23,9 +23,13 @@ def random_gpt2(
     """Build a random GPT-2 with 128 positions, in evaluation mode, and the tokenizer of `tiny_gpt2`."""
     tokenizer, end = tiny_tokenizer(), tiny_tokenizer().eos_token_id
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
         model = GPT2LMHeadModel(GPT2Config(
             vocab_size=len(tokenizer), n_positions=128, n_embd=width, n_layer=layers, n_head=heads, resid_pdrop=dropout,
             embd_pdrop=dropout, attn_pdrop=dropout, bos_token_id=end, eos_token_id=end,
         ))  # fmt: skip
+    # Releases of transformers draw their weights in different orders.
+    generator = torch.Generator().manual_seed(seed)
+    for _, parameter in sorted(model.named_parameters()):
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.02, generator=generator)
     return model.eval(), tokenizer
