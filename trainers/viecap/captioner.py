@@ -107,12 +107,16 @@ class Captioner:
             ValueError: If the model is in training mode, or images are given without an image tower.
         """
         features = self._features(inputs)
-        entities = self._retriever.find(features) if self._retriever else [[] for _ in range(len(features))]
-        prompts = [self._prompt_ids(found) for found in entities]
+        entities, prompts = self.hard_prompts(features)
         vectors = None if self.model.mapping is None else soft_input(features, normalise=self._normalise)
         with self._autocast():
             decoded = decode_prompts(self.model, vectors, prompts, self.options, rows=rows, text_of=self._text_of)
         return [self._describe(*row) for row in zip(decoded, entities, strict=True)]
+
+    def hard_prompts(self, features: Tensor) -> tuple[list[list[Found]], list[list[int]]]:
+        """Return what retrieval finds for CLIP features (B, E), and the ids of the prompts made of it; empty without one."""
+        entities = self._retriever.find(features) if self._retriever else [[] for _ in range(len(features))]
+        return entities, [self._prompt_ids(found) for found in entities]
 
     def _features(self, inputs: Tensor) -> Tensor:
         """Return CLIP's image features, (B, E), fp32, on the device."""
