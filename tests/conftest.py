@@ -14,7 +14,7 @@ from PIL import Image
 from dassl_host import ensure_dassl
 
 # The helpers beside the tests are imported by name.
-FOLDERS = (".", "trainers", "trainers/bgobj_llava", "trainers/viecap", "datasets")
+FOLDERS = (".", "trainers", "trainers/bgobj_llava", "trainers/viecap", "trainers/gated_blip2", "datasets")
 sys.path += [str(Path(__file__).parent / folder) for folder in FOLDERS]
 ensure_dassl()
 

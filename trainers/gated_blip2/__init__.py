@@ -1,0 +1,1 @@
+"""GatedBLIP2: a BLIP-2 whose Q-Former looks at a picture through its style."""

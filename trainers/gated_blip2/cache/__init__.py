@@ -1,0 +1,1 @@
+"""What the frozen towers say about each picture, computed once and kept on disk."""
