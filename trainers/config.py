@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 from trainers.bgobj_llava import config as bgobj_llava_config
 from trainers.dataset_keys import add_dataset_keys
 from trainers.evaluators import label_distribution, vqa
+from trainers.gated_blip2 import config as gated_blip2_config
 from trainers.viecap import config as viecap_config
 
 # Allowed values of the keys that are words; `problems_with_choices` checks them for the trainer at work.
@@ -94,6 +95,7 @@ def add_trainer_configs(cfg: CfgNode) -> None:
     cfg.TRAINER.MULTILAYERLAFTER = _multilayer_lafter_node()
     cfg.TRAINER.HYBRIDCASCADELAFTER = _hybrid_cascade_lafter_node()
     bgobj_llava_config.add_config(cfg)
+    gated_blip2_config.add_config(cfg)
     viecap_config.add_config(cfg)
 
 
