@@ -61,7 +61,7 @@ def _add_model_keys(node: CfgNode) -> None:
 
 
 def _add_gate_keys(node: CfgNode) -> None:
-    """What style does to keys and values of the Q-Former's cross-attention. The original presets read LAYERS and INIT_STD only."""
+    """What style does to keys and values of the cross-attention. The original presets read LAYERS and INIT_STD only."""
     node.GATE = CfgNode()
     node.GATE.SITES = "kv"  # none | k | v | kv
     node.GATE.GRANULARITY = "channel"  # one factor per: scalar (layer) | head | channel
