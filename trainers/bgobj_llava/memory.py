@@ -2,50 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-
 import torch
 from torch import nn
 
 from trainers.bgobj_llava.model.llava import BgObjLlava
 from trainers.bgobj_llava.model.scopes import Parts, count_parameters
-
-FP32_BYTES = 4
-# Numbers that an optimizer of Dassl's keeps per weight.
-MOMENTS = {"adam": 2, "adamw": 2, "radam": 2, "amsgrad": 3, "sgd": 1, "rmsprop": 2}
-GIB = 2**30
-
-
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes by purpose; not in it: what frameworks and kernels take, fragments, the data.
-
-    Attributes:
-        weights: All parameters as they are stored.
-        casts: Copies of weights in autocast's type, where they are stored in another.
-        gradients: Of what trains.
-        moments: Of the optimizer.
-        activations: Kept for the backward pass, in the decoder layers.
-    """
-
-    weights: int
-    casts: int
-    gradients: int
-    moments: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.casts + self.gradients + self.moments + self.activations
-
-    def describe(self) -> str:
-        """Return one line in GiB."""
-        parts = ", ".join(f"{name} {value / GIB:.2f}" for name, value in self.to_dict().items() if name != "total")
-        return f"about {self.total / GIB:.2f} GiB: {parts}"
-
-    def to_dict(self) -> dict[str, int]:
-        """Return the bytes by name, `total` included."""
-        return {**asdict(self), "total": self.total}
+from trainers.memory_estimate import FP32_BYTES, MOMENTS, MemoryEstimate, cast_bytes, parameter_bytes
 
 
 def estimate_memory(
@@ -62,18 +24,13 @@ def estimate_memory(
     """
     parameters = list(model.parameters())
     n_trained = sum(count_parameters(parts).values())
-    other = [each for each in parameters if compute_dtype is not None and each.ndim > 1 and each.dtype != compute_dtype]
     return MemoryEstimate(
-        weights=sum(_bytes(each) for each in parameters),
-        casts=sum(each.numel() * compute_dtype.itemsize for each in other),
+        weights=sum(parameter_bytes(each) for each in parameters),
+        casts=sum(cast_bytes(each, compute_dtype) for each in parameters),
         gradients=n_trained * FP32_BYTES,
         moments=n_trained * FP32_BYTES * MOMENTS[optimizer],
         activations=_activations(model, parts, compute_dtype or model.dtype, n_rows),
     )
-
-
-def _bytes(parameter: nn.Parameter) -> int:
-    return parameter.numel() * parameter.element_size()
 
 
 def _activations(model: BgObjLlava, parts: Parts, dtype: torch.dtype, n_rows: int) -> int:

@@ -29,6 +29,7 @@ from trainers.bgobj_llava.detection.finders import Finder
 from trainers.bgobj_llava.geometry import Canvas, PatchSplit
 from trainers.bgobj_llava.panels import PanelWriter
 from trainers.bgobj_llava.samples import drop_unusable, extras_of, problems_with_items
+from trainers.run_report import RunReport, describe_parameters, format_parameters
 from trainers.tuned import TunedTrainer
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class BgObjLLaVA(TunedTrainer):
     def build_model(self) -> None:
         """Build the model, register what trains, and say what was built."""
         from trainers.bgobj_llava import building
-        from trainers.bgobj_llava.report import RunReport, describe_parameters, format_parameters
+        from trainers.bgobj_llava.storage.load_report import PARTS, part_of
 
         node = self.settings
         self.system = building.build_system(self.loaded, self.options, node)
@@ -143,7 +144,7 @@ class BgObjLLaVA(TunedTrainer):
         groups = building.parameter_groups(self.system.parts, node.TRAIN.SCOPE, self.cfg.OPTIM.WEIGHT_DECAY)
         logger.info("%s\n%s", self.loaded.model, building.describe_shapes(self.model))
         self.register_trainables(self.system.trainables, groups)
-        self.parameter_rows = describe_parameters(self.loaded.model, groups)
+        self.parameter_rows = describe_parameters(self.loaded.model, groups, parts=PARTS, part_of=part_of)
         logger.info("Parameters\n%s", format_parameters(self.parameter_rows))
         self.report = RunReport(self.output_dir)
         self._epoch_loss = [0.0, 0]  # sum over answer tokens, their number

@@ -9,10 +9,11 @@ import torch
 from split_models import build_model, encode_talks, random_images, random_split
 from tiny_llavas import tiny_tokenizer
 
-from trainers.bgobj_llava.memory import MOMENTS, estimate_memory
+from trainers.bgobj_llava.memory import estimate_memory
 from trainers.bgobj_llava.model.llava import BgObjLlava
 from trainers.bgobj_llava.model.options import ModelOptions
 from trainers.bgobj_llava.model.scopes import SCOPES, Parts, add_lora, prepare_trainables, trainable_parts
+from trainers.memory_estimate import MOMENTS
 
 GB = 1e9
 

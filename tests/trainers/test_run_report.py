@@ -1,4 +1,4 @@
-"""What the reports of a run say."""
+"""What the report of a run says."""
 
 from __future__ import annotations
 
@@ -8,38 +8,46 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_llavas import random_llava
+from torch import nn
 
-from trainers.base import ParameterGroup
-from trainers.bgobj_llava.report import RunReport, describe_parameters, format_parameters
+from trainers.parameter_groups import ParameterGroup
+from trainers.run_report import ParameterRow, RunReport, describe_parameters, format_parameters
+
+PARTS = ("tower", "head")
+
+
+def build_model() -> nn.ModuleDict:
+    return nn.ModuleDict({"head": nn.Linear(4, 3), "tower": nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 4)).bfloat16()})
+
+
+def describe(model: nn.Module, *groups: ParameterGroup) -> list[ParameterRow]:
+    return describe_parameters(model, groups, parts=PARTS, part_of=lambda name: name.split(".")[0])
 
 
 def test_every_number_is_counted_once() -> None:
-    model, _ = random_llava(dtype=torch.bfloat16)
-    separators = torch.nn.Parameter(torch.zeros(4, 96))
-    projector = list(model.model.multi_modal_projector.float().parameters())
-    groups = [ParameterGroup("projector", projector, 1.0, 0.0), ParameterGroup("separators", [separators], 0.2, 0.0)]
-    rows = {row.name: row for row in describe_parameters(model, groups)}
-    assert list(rows) == ["projector", "separators", "vision_tower", "lm_head", "language_model"]
+    model = build_model()
+    separators = nn.Parameter(torch.zeros(4, 96))
+    first = list(model["tower"][0].float().parameters())
+    groups = [ParameterGroup("first", first, 1.0, 0.0), ParameterGroup("separators", [separators], 0.2, 0.0)]
+    rows = {row.name: row for row in describe(model, *groups)}
+    assert list(rows) == ["first", "separators", "tower", "head"]
     assert (rows["separators"].numbers, rows["separators"].lr_mult, rows["separators"].dtype) == (4 * 96, 0.2, "float32")
-    assert rows["projector"].tensors == 4
-    assert rows["vision_tower"].dtype == "bfloat16"
-    assert not rows["vision_tower"].trainable
+    assert (rows["first"].tensors, rows["first"].numbers) == (2, 12)
+    assert (rows["tower"].numbers, rows["tower"].dtype, rows["tower"].trainable) == (20, "bfloat16", False)
     total = sum(parameter.numel() for parameter in model.parameters()) + separators.numel()
     assert sum(row.numbers for row in rows.values()) == total
 
 
 def test_table_is_written(tmp_path: Path) -> None:
-    model, _ = random_llava()
-    head = ParameterGroup("head", list(model.lm_head.parameters()), 0.5, 0.0)
-    rows = describe_parameters(model, [head])
+    model = build_model()
+    rows = describe(model, ParameterGroup("answers", list(model["head"].parameters()), 0.5, 0.0))
     report = RunReport(tmp_path / "run")
     report.add_parameters(rows)
     text = (tmp_path / "run" / "trainable_parameters.txt").read_text("utf-8")
     assert text.strip() == format_parameters(rows)
-    numbers = sum(parameter.numel() for parameter in head.parameters)
-    assert any(line.split()[:2] == ["head", "trainable"] and f"{numbers:,}" in line for line in text.splitlines())
-    assert not any(line.startswith("lm_head") for line in text.splitlines())
+    assert any(line.split()[:4] == ["answers", "trainable", "2", "15"] for line in text.splitlines())
+    assert any(line.split()[:4] == ["in", "all", "trainable", "15"] and "31.91%" in line for line in text.splitlines())
+    assert not any(line.startswith("head") for line in text.splitlines())
 
 
 def test_epochs_are_compared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

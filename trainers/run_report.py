@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ from typing import Any
 from torch import nn
 
 from clip_ext.files import replacing
-from trainers.base import ParameterGroup
-from trainers.bgobj_llava.storage.load_report import PARTS, part_of
+from trainers.parameter_groups import ParameterGroup
 
 logger = logging.getLogger(__name__)
 
@@ -40,16 +39,20 @@ class ParameterRow:
     lr_mult: float | None
 
 
-def describe_parameters(model: nn.Module, groups: Sequence[ParameterGroup]) -> list[ParameterRow]:
+def describe_parameters(
+    model: nn.Module, groups: Sequence[ParameterGroup], *, parts: Sequence[str], part_of: Callable[[str], str]
+) -> list[ParameterRow]:
     """Count what trains, by group, and what is frozen, by part of the base model.
 
     Args:
-        model: The base LLaVA; parameters of `groups` in it are not counted a second time.
+        model: The base model; parameters of `groups` in it are not counted a second time.
         groups: Of the trainer.
+        parts: Of the base model, in the order of the table; one that holds nothing frozen has no row.
+        part_of: Name of a parameter -> its part.
     """
     rows = [_describe(group.name, group.parameters, group.lr_mult) for group in groups]
     taken = {id(parameter) for group in groups for parameter in group.parameters}
-    frozen: dict[str, list[nn.Parameter]] = {part: [] for part in PARTS}
+    frozen: dict[str, list[nn.Parameter]] = {part: [] for part in parts}
     for name, parameter in model.named_parameters():
         if id(parameter) not in taken:
             frozen[part_of(name)].append(parameter)
@@ -78,7 +81,7 @@ def format_parameters(rows: Sequence[ParameterRow]) -> str:
 
 
 class RunReport:
-    """`report.json`: facts of the run and one row per epoch; written after every change, so that a resumed run goes on in it.
+    """`report.json`: facts of the run and one row per epoch; written after every epoch, so that a resumed run goes on in it.
 
     Args:
         folder: Output folder of the run; made when something is written.
@@ -138,7 +141,7 @@ class RunReport:
                     if name in earlier["losses"]
                 },
             }
-            for earlier, later in zip(self.epochs, self.epochs[1:])
+            for earlier, later in zip(self.epochs, self.epochs[1:], strict=False)
         ]
 
     def write(self) -> None:
