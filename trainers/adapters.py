@@ -259,12 +259,14 @@ def find_adapter(run: str | Path, epoch: int | None = None) -> Path:
     """Return the folder of a run's adapter.
 
     Args:
-        run: Output folder of a run, or an adapter folder itself.
+        run: Output folder of a run, an adapter folder itself, or its tensors or record.
         epoch: Finished epochs; None: the best on validation, else the last.
     Raises:
         FileNotFoundError: If there is none (lists those present).
     """
     folder = Path(run)
+    if folder.name in (TENSORS, RECORD) and folder.is_file():
+        folder = folder.parent
     if (folder / RECORD).is_file() and epoch is None:
         return folder
     parent = folder / FOLDER

@@ -6,8 +6,7 @@ Loading compares everything that shapes the model; one `ValueError` lists every 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,14 @@ from typing import Any
 from torch import Tensor
 from yacs.config import CfgNode
 
-from trainers import adapters
+from trainers import adapter_facts, adapters
+from trainers.adapter_facts import LoadedAdapter, all_keys, as_stored, list_differences
 from trainers.adapters import Adapter, BaseModel
 from trainers.bgobj_llava.model.llava import BgObjLlava
 from trainers.bgobj_llava.model.prompt import PromptEncoder
 from trainers.bgobj_llava.storage.loading import LoadedLlava
 from trainers.bgobj_llava.storage.probe import Probe, check_probe
 from trainers.config_merge import flatten
-
-logger = logging.getLogger(__name__)
 
 NODE = "TRAINER.BGOBJLLAVA"
 INPUT_KEYS = ("SPLIT", "POSITION", "CLS", "MASK.", "IMAGE.", "DET.BACKEND")  # prefixes
@@ -66,29 +64,12 @@ def describe_model(model: BgObjLlava, encoder: PromptEncoder, loaded: LoadedLlav
         settings: Config node of the trainer.
     """
     return ArtifactFacts(
-        settings={key: _as_stored(value) for key, value in flatten(settings)},
+        settings={key: as_stored(value) for key, value in flatten(settings)},
         prompt=asdict(encoder.template),
         preprocessing=loaded.preprocessing,
         base=loaded.base,
         separators=dict(model.info.separator_ids),
     )
-
-
-@dataclass(frozen=True)
-class LoadedAdapter:
-    """What `load_adapter` found.
-
-    Attributes:
-        path: Folder that was read.
-        epoch: Finished epochs of its training.
-        notes: Input-making keys that differ, and what was not compared; to be printed and stored with results.
-        record: All of adapter.json.
-    """
-
-    path: Path
-    epoch: int | None
-    notes: tuple[str, ...]
-    record: Mapping[str, Any]
 
 
 def save_adapter(
@@ -118,7 +99,6 @@ def save_adapter(
     Raises:
         OSError: If a folder cannot be written.
     """
-    save = adapters.save_best if best else adapters.save_epoch
     record = {
         "system": "BgObjLLaVA",
         "settings": dict(facts.settings),
@@ -128,7 +108,9 @@ def save_adapter(
         "probe": asdict(probe),
         "scores": dict(scores),
     }
-    return save(run, epoch, parameters, record, facts.base, keep=keep, save_tokenizer=tokenizer.save_pretrained)
+    return adapter_facts.store_adapter(
+        run, epoch, parameters, record, facts.base, keep=keep, best=best, save_tokenizer=tokenizer.save_pretrained
+    )
 
 
 def load_adapter(
@@ -142,7 +124,7 @@ def load_adapter(
     """Read a stored adapter into the model's trainable parameters.
 
     Args:
-        run: Run folder, or an adapter folder.
+        run: Run folder, an adapter folder, or a file in that.
         epoch: Finished epochs; None: the best on validation, else the last.
         parameters: Stable name -> trainable parameter of the model as it is built now.
         facts: Of that model.
@@ -151,19 +133,18 @@ def load_adapter(
         FileNotFoundError: If there is no such adapter, or it is incomplete (no tokenizer, for example).
         ValueError: If it does not belong to this model: every difference in one message; or if its logits differ.
     """
-    adapter = adapters.read_adapter(adapters.find_adapter(run, epoch), needs_tokenizer=True)
-    if adapter.record.get("system") != "BgObjLLaVA":
-        raise ValueError(f"{adapter.path} belongs to {adapter.record.get('system')!r}; expected 'BgObjLLaVA'")
-    problems = find_differences(adapter, parameters, facts)
-    if problems:
-        raise ValueError("\n  ".join([f"{adapter.path}: {len(problems)} difference(s) to the model as configured:", *problems]))
-    adapters.copy_tensors(adapter, parameters)
+    return adapter_facts.load_strictly(
+        run, epoch, system="BgObjLLaVA", parameters=parameters, needs_tokenizer=True,
+        find_problems=lambda adapter: find_differences(adapter, parameters, facts),
+        find_notes=lambda adapter: _notes(adapter, facts, probe),
+    )  # fmt: skip
+
+
+def _notes(adapter: Adapter, facts: ArtifactFacts, probe: Callable[[], Probe] | None) -> list[str]:
     notes = input_notes(adapter.record["settings"], facts.settings)
     if probe is not None:
         notes += check_probe(Probe(**adapter.record["probe"]), probe(), adapter.path)
-    for note in notes:
-        logger.info("Note: %s", note)
-    return LoadedAdapter(adapter.path, adapter.record.get("epoch"), tuple(notes), adapter.record)
+    return notes
 
 
 def find_differences(adapter: Adapter, parameters: Mapping[str, Tensor], facts: ArtifactFacts) -> list[str]:
@@ -172,12 +153,12 @@ def find_differences(adapter: Adapter, parameters: Mapping[str, Tensor], facts: 
     problems = adapters.problems_with_base(adapter, facts.base)
     keys = [key for key in SHAPE_KEYS if key not in inert]
     keys += [key for key, scope in SCOPE_KEYS.items() if scope in (stored["settings"].get(SCOPE), facts.settings.get(SCOPE))]
-    problems += _differing(f"{NODE}.", stored["settings"], facts.settings, keys)
+    problems += list_differences(f"{NODE}.", stored["settings"], facts.settings, keys)
     parts = {"prompt": facts.prompt, "preprocessing": facts.preprocessing}
     if "SEP.STYLE" not in inert:
         parts["separators"] = facts.separators
     for part, now in parts.items():
-        problems += _differing(f"{part}.", stored[part], now, sorted(stored[part].keys() | now.keys()))
+        problems += list_differences(f"{part}.", stored[part], now, all_keys(stored[part], now))
     unused = tuple(BUILT_WITH[key][0] for key in inert)
     used = {name: tensor for name, tensor in adapter.tensors.items() if not name.startswith(unused)}
     return problems + adapters.problems_with_tensors(replace(adapter, tensors=used), parameters)
@@ -189,15 +170,5 @@ def _inert_keys(settings: Mapping[str, Any]) -> list[str]:
 
 def input_notes(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return one message per input-making key that differs between two settings."""
-    keys = sorted(key for key in stored.keys() | now.keys() if key.startswith(INPUT_KEYS))
-    return [f"{note}: the model learned from other inputs" for note in _differing(f"{NODE}.", stored, now, keys)]
-
-
-def _differing(prefix: str, stored: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
-    pairs = ((key, stored.get(key), _as_stored(now.get(key))) for key in keys)
-    return [f"{prefix}{key}: stored {old!r}, now {new!r}" for key, old, new in pairs if old != new]
-
-
-def _as_stored(value: Any) -> Any:
-    """Return a value as JSON gives it back."""
-    return [_as_stored(item) for item in value] if isinstance(value, (list, tuple)) else value
+    keys = [key for key in all_keys(stored, now) if key.startswith(INPUT_KEYS)]
+    return [f"{note}: the model learned from other inputs" for note in list_differences(f"{NODE}.", stored, now, keys)]

@@ -13,13 +13,14 @@ from torch import nn
 from yacs.config import CfgNode
 
 from trainers import precision
+from trainers.adapter_facts import LoadedAdapter
 from trainers.adapters import find_adapter, read_adapter
 from trainers.bgobj_llava.building import build_system
 from trainers.bgobj_llava.config import add_config
 from trainers.bgobj_llava.model.llava import BgObjLlava
 from trainers.bgobj_llava.model.prompt import PromptEncoder
 from trainers.bgobj_llava.settings import model_options
-from trainers.bgobj_llava.storage.artifact import LoadedAdapter, describe_model, load_adapter
+from trainers.bgobj_llava.storage.artifact import describe_model, load_adapter
 from trainers.bgobj_llava.storage.loading import LoadedLlava, load_llava
 from trainers.bgobj_llava.storage.probe import compute_probe
 
