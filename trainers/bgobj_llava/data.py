@@ -26,8 +26,9 @@ from trainers.bgobj_llava.geometry import (
     split_raw,
     stock_split,
 )
-from trainers.bgobj_llava.samples import extras_of, question_of, turns_of
+from trainers.bgobj_llava.samples import question_of, turns_of
 from trainers.epoch_order import sample_rng
+from trainers.question_items import extras_of
 
 Find = Callable[[Datum, Placed, int], Detections]
 

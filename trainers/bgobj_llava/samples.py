@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dassl.data.datasets import Datum
 
+from trainers.question_items import extras_of, learned_answer, problems_with_questions
+
 logger = logging.getLogger(__name__)
 
 NEEDED = ("question", "answers", "boxes")  # extras of every VQA data set
 LISTED = 10
 Turns = list[tuple[str, str | None]]
-
-
-def extras_of(item: Datum) -> Mapping[str, Any]:
-    """Return what the data set says about an item beside image and label."""
-    return getattr(item, "extras", {})
 
 
 def problems_with_items(items: Sequence[Datum], name: str, *, ocr_tokens: bool) -> list[str]:
@@ -31,21 +28,10 @@ def problems_with_items(items: Sequence[Datum], name: str, *, ocr_tokens: bool) 
         name: Of the data set.
         ocr_tokens: Whether `EVAL.OCR_TOKENS` asks for them.
     """
-    missing = sorted({key for item in items for key in NEEDED if key not in extras_of(item)})
-    problems = []
-    if missing:
-        problems.append(
-            f"DATASET.NAME {name}: its items have no {', '.join(missing)}; BgObjLLaVA answers questions: expected VQAJson, "
-            "OCRVQA, TextVQA, or MiniScenes with DATASET.MINI_VIEW questions"
-        )
+    problems = problems_with_questions(items, name, needed=NEEDED, trainer="BgObjLLaVA")
     if ocr_tokens and not any("ocr_tokens" in extras_of(item) for item in items):
         problems.append(f"TRAINER.BGOBJLLAVA.EVAL.OCR_TOKENS is True, but DATASET.NAME {name} has none; expected TextVQA")
     return problems
-
-
-def learned_answer(references: Sequence[str]) -> str:
-    """Return the most frequent reference, the first of them if several are; "" if there is none."""
-    return Counter(references).most_common(1)[0][0] if references else ""
 
 
 def turns_of(extras: Mapping[str, Any], *, ocr_tokens: bool = False) -> Turns:

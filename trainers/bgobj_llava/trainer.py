@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +28,10 @@ from trainers.bgobj_llava.data import BgObjWrapper, Normalisation, SceneView, tr
 from trainers.bgobj_llava.detection.finders import Finder
 from trainers.bgobj_llava.geometry import Canvas, PatchSplit
 from trainers.bgobj_llava.panels import PanelWriter
-from trainers.bgobj_llava.samples import drop_unusable, extras_of, problems_with_items
-from trainers.run_report import RunReport, describe_parameters, format_parameters
-from trainers.tuned import TunedTrainer
+from trainers.bgobj_llava.samples import drop_unusable, problems_with_items
+from trainers.question_items import extras_of
+from trainers.question_trainer import QuestionTrainer
+from trainers.run_report import describe_parameters, format_parameters
 
 if TYPE_CHECKING:
     from trainers.bgobj_llava.answering import AnswerSession, Questions
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from trainers.bgobj_llava.model.prompt import TextIds
 
 logger = logging.getLogger(__name__)
-
-BEST_MODEL = "model-best.pth.tar"  # Dassl's name
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +57,12 @@ class TrainBatch:
 
 
 @TRAINER_REGISTRY.register()
-class BgObjLLaVA(TunedTrainer):
+class BgObjLLaVA(QuestionTrainer):
     """Tunes a LLaVA to answer from split images, and tests it with a background cache; without a model it tests the base."""
 
     needs_checkpoint = False
     registered_name = "bgobj_llava"
-    resumes_mid_epoch = True
     gradient_window = 20  # a batch may hold no background
-    zero_window = 20
-    answers_questions = True
 
     def config_problems(self, cfg: CfgNode) -> list[str]:
         """See `TunedTrainer`."""
@@ -83,14 +79,14 @@ class BgObjLLaVA(TunedTrainer):
         self.loaded = building.load_base(self.cfg, self.prec, self.device)
         self.options = settings.model_options(node, self.cfg.SEED)
         view = self._build_view()
-        self.dm = DataManager(
+        dm = DataManager(
             self.cfg,
             custom_tfm_train=training_view(view, settings.mask_augment(node) if self.finder else None),
             custom_tfm_test=view,
             dataset_wrapper=BgObjWrapper,
         )
         self.panels = PanelWriter(node.VIS.EVERY, node.VIS.DIR or Path(self.output_dir, "panels"), view)
-        self._take_loaders()
+        self.take_loaders(dm)
         self._check_items()
         self.drops = drop_unusable(
             self.dm.dataset.train_x, building.length_rule(self.loaded, self.options), max_len=node.MAX_LEN
@@ -112,24 +108,11 @@ class BgObjLLaVA(TunedTrainer):
             ocr_tokens=node.EVAL.OCR_TOKENS,
         )  # fmt: skip
 
-    def _take_loaders(self) -> None:
-        dm = self.dm
-        self.train_loader_x, self.train_loader_u = dm.train_loader_x, dm.train_loader_u
-        self.val_loader, self.test_loader = dm.val_loader, dm.test_loader
-        self.num_classes, self.lab2cname = dm.num_classes, dm.lab2cname
-        self.num_source_domains = dm.num_source_domains
-        self._tested_items: Sequence[Datum] = dm.dataset.test
-
     def _check_items(self) -> None:
-        data, ocr_tokens = self.dm.dataset, self.settings.EVAL.OCR_TOKENS
-        items = [*data.train_x, *(data.val or []), *data.test]
-        problems = problems_with_items(items, self.cfg.DATASET.NAME, ocr_tokens=ocr_tokens)
+        ocr_tokens = self.settings.EVAL.OCR_TOKENS
+        problems = problems_with_items(self.all_items, self.cfg.DATASET.NAME, ocr_tokens=ocr_tokens)
         if problems:
             raise ValueError("\n".join(problems))
-
-    def has_target(self, item: Datum) -> bool:
-        """Whether an item has a reference answer."""
-        return any(str(answer).strip() for answer in json.loads(extras_of(item)["answers"]))
 
     # Model
 
@@ -146,10 +129,8 @@ class BgObjLLaVA(TunedTrainer):
         self.register_trainables(self.system.trainables, groups)
         self.parameter_rows = describe_parameters(self.loaded.model, groups, parts=PARTS, part_of=part_of)
         logger.info("Parameters\n%s", format_parameters(self.parameter_rows))
-        self.report = RunReport(self.output_dir)
-        self._epoch_loss = [0.0, 0]  # sum over answer tokens, their number
+        self.start_report()
         self._session: AnswerSession | None = None
-        self.notes: tuple[str, ...] = ()  # of a loaded adapter: what it learned from otherwise
 
     def set_model_mode(self, mode: str = "train", names: Any = None) -> None:
         """Switch the registered trainables, and with them the model that they belong to: LoRA's dropout is in there."""
@@ -161,9 +142,8 @@ class BgObjLLaVA(TunedTrainer):
     def before_train(self) -> None:
         """Let a detector look at the training images, then Dassl's part; afterwards write what trains."""
         if self.finder is not None:
-            data = self.dm.dataset
-            self.finder.check([*data.train_x, *(data.val or []), *data.test])
-            self.finder.prepare(data.train_x)
+            self.finder.check(self.all_items)
+            self.finder.prepare(self.dm.dataset.train_x)
         super().before_train()
         self.report.resume(self.start_epoch)
         self.report.add_facts(load=self.loaded.report.to_list(), base=self.loaded.base.id, drops=self.drops.to_dict())
@@ -181,37 +161,6 @@ class BgObjLLaVA(TunedTrainer):
         logger.info("Memory of an update: %s", memory.describe())
         self.report.add_facts(memory=memory.to_dict())
 
-    def before_epoch(self) -> None:
-        """Start the epoch's sums, unless the epoch goes on where an interrupted run was."""
-        super().before_epoch()
-        if not self.mid_epoch.position().batches_done:
-            self._epoch_loss = [0.0, 0]
-
-    def after_epoch(self) -> None:
-        """Report the epoch, then Dassl's part: validation and checkpoints."""
-        total, n_tokens = self._epoch_loss
-        self.report.add_epoch(self.epoch + 1, {"answers": total / max(n_tokens, 1)})
-        super().after_epoch()
-
-    def extra_state(self) -> dict[str, Any]:
-        """See `TunedTrainer`."""
-        return super().extra_state() | {"epoch_loss": list(self._epoch_loss), "base": self.loaded.base.fingerprint}
-
-    def load_extra_state(self, state: dict[str, Any]) -> None:
-        """See `TunedTrainer`.
-
-        Raises:
-            ValueError: If the run was on another base model.
-        """
-        base = self.loaded.base
-        if state["base"] != base.fingerprint:
-            raise ValueError(
-                f"MODEL.BACKBONE.NAME is {base.id!r} ({base.fingerprint[:12]}); "
-                f"the run to be continued was on another base model ({state['base'][:12]})"
-            )
-        super().load_extra_state(state)
-        self._epoch_loss = list(state["epoch_loss"])
-
     def parse_batch_train(self, batch: dict) -> TrainBatch:
         """Take images, masks and conversations from a batch."""
         from trainers.bgobj_llava.model.encode import SplitBatch
@@ -224,28 +173,18 @@ class BgObjLLaVA(TunedTrainer):
         """See `TunedTrainer`; summed over answer tokens."""
         with self.autocast():
             loss = self.model.train_losses(batch.images, batch.splits, batch.texts)
-        self._epoch_loss[0] += loss.total.item()
-        self._epoch_loss[1] += loss.n_tokens
-        return WeightedLosses({"answers": loss.total}, loss.n_tokens)
+        return self.answer_losses(loss)
 
     # Stored models
 
-    def save_model(self, epoch: int, directory: str, *args: Any, **kwargs: Any) -> None:
-        """Write Dassl's checkpoint, and the adapter beside it; see `CHECKPOINT.KEEP`."""
-        super().save_model(epoch, directory, *args, **kwargs)
-        from trainers import adapters
+    def store_adapter(self, directory: str, epoch: int, *, scores: Mapping[str, float], keep: str, best: bool) -> list[Path]:
+        """See `QuestionTrainer`."""
         from trainers.bgobj_llava.storage.artifact import save_adapter
 
-        keep, name = self.settings.CHECKPOINT.KEEP, kwargs.get("model_name", "")
-        result = kwargs.get("val_result")
-        folders = save_adapter(
-            directory, epoch + 1, parameters=self.system.parameters, facts=self._facts(), tokenizer=self.model.tokenizer,
-            probe=self._probe(), scores={} if result is None else {"val": result}, keep=keep, best=name == BEST_MODEL,
+        return save_adapter(
+            directory, epoch, parameters=self.system.parameters, facts=self._facts(), tokenizer=self.model.tokenizer,
+            probe=self._probe(), scores=scores, keep=keep, best=best,
         )  # fmt: skip
-        for folder in folders:
-            logger.info("Adapter saved to %s", folder)
-        if name != BEST_MODEL:
-            adapters.prune_epochs(Path(directory, self.registered_name), keep, f"model.pth.tar-{epoch + 1}")
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load an adapter strictly; without a folder the base weights stay.
@@ -281,10 +220,10 @@ class BgObjLLaVA(TunedTrainer):
     def test(self, split: str | None = None) -> float | None:
         """Evaluate as Dassl does, with a background cache of its own for each test."""
         data, chosen = self.dm.dataset, split or self.cfg.TEST.SPLIT
-        self._tested_items = data.val if chosen == "val" and self.val_loader is not None else data.test
+        self.tested_items = data.val if chosen == "val" and self.val_loader is not None else data.test
         if self.finder is not None:
-            self.finder.check(self._tested_items)
-        self.start_answers(self._tested_items)
+            self.finder.check(self.tested_items)
+        self.start_answers(self.tested_items)
         try:
             return super().test(split)
         finally:
@@ -313,7 +252,7 @@ class BgObjLLaVA(TunedTrainer):
 
     def parse_batch_test(self, batch: dict) -> tuple[Questions, list[dict[str, Any]]]:
         """Return what is asked, and what the evaluator compares the answers with, read through `index`."""
-        return self._questions(batch), [_target(self._tested_items[index]) for index in batch["index"].tolist()]
+        return self._questions(batch), self.targets_of(batch)
 
     def _questions(self, batch: dict) -> Questions:
         from trainers.bgobj_llava.answering import Questions
@@ -331,7 +270,7 @@ class BgObjLLaVA(TunedTrainer):
         return self._session.answer(input, show=self._show)
 
     def _show(self, index: int, row: dict[str, Any], cached: NDArray | None) -> None:
-        item = self._tested_items[index]
+        item = self.tested_items[index]
         self.panels.write(item, index, {"impath": item.impath, "question": extras_of(item)["question"], **row}, cached)
 
     # Prediction
@@ -352,11 +291,3 @@ class BgObjLLaVA(TunedTrainer):
         """Return what holds for all answers alike."""
         node = self.settings
         return {"split": node.SPLIT, "cache": node.CACHE.MODE, "notes": list(self.notes)}
-
-
-def _target(item: Datum) -> dict[str, Any]:
-    """Return what the evaluator needs to know of an item."""
-    extras = extras_of(item)
-    target = {"question": extras["question"], "answers": json.loads(extras["answers"]), "impath": item.impath}
-    target["question_type"] = extras.get("question_type", "")
-    return target | {key: extras[key] for key in ("question_id", "style") if extras.get(key)}

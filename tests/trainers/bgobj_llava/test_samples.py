@@ -13,7 +13,8 @@ from tiny_questions import Question
 from trainers.bgobj_llava.model.options import ModelOptions
 from trainers.bgobj_llava.model.prompt import PromptEncoder
 from trainers.bgobj_llava.model.sequence import longest_length
-from trainers.bgobj_llava.samples import Turns, drop_unusable, learned_answer, problems_with_items, turns_of
+from trainers.bgobj_llava.samples import Turns, drop_unusable, problems_with_items, turns_of
+from trainers.question_items import learned_answer
 
 ENCODER = PromptEncoder(tiny_tokenizer())
 N_PATCHES = 16

@@ -20,8 +20,8 @@ from trainers.bgobj_llava.detection.build import build_detector
 from trainers.bgobj_llava.detection.detections import Detections, from_boxes, random_like
 from trainers.bgobj_llava.detection.options import LOOKING_UP, NODE, DetectorOptions, filter_detections
 from trainers.bgobj_llava.geometry import Canvas, Placed, open_image
-from trainers.bgobj_llava.samples import extras_of
 from trainers.epoch_order import sample_rng
+from trainers.question_items import extras_of
 
 logger = logging.getLogger(__name__)
 
