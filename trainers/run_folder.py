@@ -6,6 +6,7 @@ latest test of each split. Log and checkpoints are Dassl's.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import traceback
@@ -104,6 +105,17 @@ def _check_same_config(cfg: CfgNode, stored_file: Path) -> None:
             f"cannot continue the run of {stored_file}, its configuration differs:\n" + "\n".join(differing) +
             "\nUse the stored values, or another --output-dir for a new run."
         )
+
+
+def hash_settings(cfg: CfgNode) -> str:
+    """Return the SHA-256 of the settings that a training depends on, those of its own trainer among them."""
+    own = ("NAME", cfg.TRAINER.NAME.upper())
+    kept = {
+        key: value
+        for key, value in flatten(yaml.safe_load(cfg.dump()))
+        if not _is_free(key) and (not key.startswith("TRAINER.") or key.split(".")[1] in own)
+    }
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def _is_free(key: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from yacs.config import CfgNode
@@ -40,17 +39,6 @@ def describe(cfg: CfgNode, clip: ClipIdentity, system: System, store: CaptionSto
     }
 
 
-def check(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise ValueError if two descriptions differ (lists every difference)."""
-    differing = [
-        f"{key}: the run has {_short(stored.get(key))}, now {_short(now.get(key))}"
-        for key in sorted({*stored, *now})
-        if stored.get(key) != now.get(key)
-    ]
-    if differing:
-        raise ValueError("\n  ".join([f"cannot continue the run, {len(differing)} thing(s) differ:", *differing]))
-
-
 def check_artifact(artifact: Artifact, node: CfgNode, clip: ClipSource) -> None:
     """Raise ValueError if a trained model is not the one that is configured (lists every difference)."""
     problems = find_setting_differences(artifact.settings, all_settings(node))
@@ -66,7 +54,3 @@ def check_artifact(artifact: Artifact, node: CfgNode, clip: ClipSource) -> None:
 
 def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode("utf-8")).hexdigest()
-
-
-def _short(value: Any) -> str:
-    return f"{value[:12]}..." if isinstance(value, str) and len(value) >= 64 else repr(value)

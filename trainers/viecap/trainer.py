@@ -23,6 +23,7 @@ from clip_ext.loader import LoadedClip
 from trainers import precision
 from trainers.accumulation import WeightedLosses
 from trainers.adapters import prune_epochs
+from trainers.run_identity import check_identity
 from trainers.schedules import build_linear_warmup
 from trainers.tuned import TunedTrainer
 from trainers.viecap import checks, identity, prepare, settings
@@ -267,7 +268,7 @@ class ViECap(TunedTrainer):
         Raises:
             ValueError: If the run was another one: store, language model, CLIP, seed, batch size, epochs or prompts (all).
         """
-        identity.check(state["identity"], self._identity())
+        check_identity(state["identity"], self._identity())
         super().load_extra_state(state)
         self.progress.load_state(state["progress"], self.device)
 
