@@ -130,7 +130,7 @@ class _Hook:
             return None
         factors = self.context.get(self.layer, len(output))
         factor, shift = (factors.key, factors.key_shift) if self.part == "key" else (factors.value, factors.shift)
-        # Cast first: a product in fp32 would be rounded twice, and 1 and 0 are exact in every dtype.
+        # The keys keep their dtype; 1 and 0 are exact in every one.
         output = output if factor is None else output * factor.to(output.dtype)
         return output if shift is None else output + shift.to(output.dtype)
 

@@ -6,7 +6,7 @@ the only zero on the path from the loss to a weight; heads learn from the first 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,11 +16,12 @@ from torch.nn import functional as F
 
 from trainers.precision import full_precision
 
-__all__ = ["NODE", "Conditioner", "GateOptions", "LayerFactors", "StyleGate", "expand_gate", "init_heads", "mean_question"]
+__all__ = ["Conditioner", "GateOptions", "LayerFactors", "Parts", "StyleGate", "expand_gate", "init_heads", "mean_question"]
 
 NODE = "TRAINER.GATEDBLIP2"
 SITES = {"k": ("key",), "v": ("value",), "kv": ("key", "value")}
 GRANULARITIES = ("scalar", "head", "channel")
+Parts = dict[str, "list[tuple[str, nn.Parameter]]"]
 PHI = {"tanh": torch.tanh, "film": lambda gate: gate}
 
 
@@ -56,6 +57,9 @@ class Conditioner(Protocol):
         self, style: Tensor, question: Tensor | None = None, question_mask: Tensor | None = None
     ) -> dict[int, LayerFactors]:
         """Return the factors of each gated Q-Former layer (numbered from 1) for style vectors, (B, W)."""
+
+    def parts(self) -> Parts:
+        """Return its parameters by the group that they train in, under their names in its state dict."""
 
 
 @dataclass(frozen=True)
@@ -131,14 +135,14 @@ class StyleGate(nn.Module):
         if problems:
             raise ValueError("; ".join(problems))
         self.width, self.phi = width, options.phi
-        self.parts = [*SITES[options.sites], *(["shift"] if options.beta_v and "v" in options.sites else [])]
+        self._outputs = [*SITES[options.sites], *(["shift"] if options.beta_v and "v" in options.sites else [])]
         per_part = {"scalar": 1, "head": n_heads, "channel": width}[options.granularity]
         self.norm = nn.LayerNorm(style_width)
         self.project = nn.Linear(style_width, options.hidden)
         self.question = nn.Linear(question_width, options.hidden, bias=False) if question_width else None
         if self.question is not None:
             nn.init.zeros_(self.question.weight)
-        self.heads = nn.ModuleDict({str(layer): nn.Linear(options.hidden, len(self.parts) * per_part) for layer in layers})
+        self.heads = nn.ModuleDict({str(layer): nn.Linear(options.hidden, len(self._outputs) * per_part) for layer in layers})
         init_heads(self.heads.values(), options.init_std)
         self.needs_question = "mean" if question_width else "no"
 
@@ -164,15 +168,23 @@ class StyleGate(nn.Module):
             inner = F.gelu(inner)
             return {int(layer): self._factors(head(inner)) for layer, head in self.heads.items()}
 
+    def parts(self) -> Parts:
+        """Return trunk and heads apart."""
+        named = list(self.named_parameters())
+        return {
+            "gate_trunk": [pair for pair in named if not pair[0].startswith("heads.")],
+            "gate_heads": [pair for pair in named if pair[0].startswith("heads.")],
+        }
+
     def _factors(self, gates: Tensor) -> LayerFactors:
         """Expand a layer's gates, (B, parts x g), to channels."""
-        parts = dict(zip(self.parts, gates.chunk(len(self.parts), dim=-1), strict=True))
+        parts = dict(zip(self._outputs, gates.chunk(len(self._outputs), dim=-1), strict=True))
         shift = parts.pop("shift", None)
         factors = {name: expand_gate(1 + PHI[self.phi](gate), self.width) for name, gate in parts.items()}
         return LayerFactors(**factors, shift=None if shift is None else expand_gate(shift, self.width))
 
 
-def init_heads(heads: Sequence[nn.Linear], std: float) -> None:
+def init_heads(heads: Iterable[nn.Linear], std: float) -> None:
     """Let heads start at zero, or for `std` above 0 with random weights."""
     for head in heads:
         nn.init.normal_(head.weight, std=std) if std else nn.init.zeros_(head.weight)
