@@ -34,6 +34,7 @@ from datasets import (  # noqa: E402  (the engine must be found first)
     twitter_ldl,
     ucf101,
     vqa_json,
+    wikiart,
 )
 
 __all__ = [
@@ -67,4 +68,5 @@ __all__ = [
     "twitter_ldl",
     "ucf101",
     "vqa_json",
+    "wikiart",
 ]

@@ -14,6 +14,7 @@ def add_dataset_keys(node: CfgNode) -> None:
     node.DOWNLOAD = False  # fetch a benchmark through torchvision if it is not there
     node.SKIP_BROKEN = False  # drop and record missing or unreadable images instead of stopping
     node.IMAGE_DIR = ""  # of a CustomImages file: folder that its image paths are relative to; "" = beside the file
+    node.NON_ART = ""  # of WikiArt: folder of photographs that become a 28th class; "" = none
     node.CLASSNAMES = ""  # of unlabelled CustomImages: text file with one class name per line; "" = classes.txt inside
     node.LABEL_SOURCE = "folder"  # of Emotion6: folder (the search keyword) | votes (their arg-max)
     node.TIES = "auto"  # labels from tied votes: auto (Abstract: drop, others: first) | first (in class order) | drop
