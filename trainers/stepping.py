@@ -175,6 +175,7 @@ class SteppingTrainer(TrainerX):
             self._weights.average(self.adapt.parameters())
         if self.scaler is not None:
             self.scaler.unscale_(self.optim)
+        self.before_clipping()
         if self.settings.MAX_GRAD_NORM:
             nn.utils.clip_grad_norm_(self.adapt.parameters(), self.settings.MAX_GRAD_NORM)
         stepped = True
@@ -192,6 +193,12 @@ class SteppingTrainer(TrainerX):
         skipped = self.scaler.get_scale() < before if self.waits_for_scaler else False
         self.skipped_updates += skipped
         return not skipped
+
+    def before_clipping(self) -> None:
+        """Look at the gradients of an update, before they are clipped; nothing here.
+
+        They are those of the mean over the window, unscaled; fp16's may be infinite, and the step is then skipped.
+        """
 
     def after_update(self) -> None:
         """Do what follows every optimizer step; nothing here."""

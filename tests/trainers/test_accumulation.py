@@ -94,6 +94,15 @@ def test_scaler_sees_the_mean_and_clipping_comes_after_it(tmp_path: Path) -> Non
     assert torch.stack([g.norm() for g in found]).norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
+def test_gradients_are_shown_unscaled_and_before_clipping(tmp_path: Path, monkeypatch) -> None:
+    whole, _ = one_update(tmp_path, 8)
+    shown = []
+    monkeypatch.setattr(ToyTalker, "before_clipping", lambda self: shown.extend(p.grad.clone() for p in self.model.parameters()))
+    clipped, _ = one_update(tmp_path, 2, {".MAX_GRAD_NORM": 0.01}, scaler=ToyScaler())
+    assert_close(shown, whole)
+    assert not torch.allclose(shown[0], clipped[0])
+
+
 def test_last_window_of_an_epoch_may_be_short(tmp_path: Path) -> None:
     trainer = build(make_cfg(tmp_path, PLAIN | {".GRAD_ACCUM": 4}))
     steps = []
