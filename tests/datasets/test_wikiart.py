@@ -99,7 +99,8 @@ def test_all_faults_are_listed_together(root: Path) -> None:
     message = str(caught.value)
     for words in (
         r"gone\.jpg: no such file", r"pëintre_val\.jpg: empty file",
-        "style_train.csv, line 3: Action_painting.* has 2, Analytical", "style_train.csv, line 5: Cubism/x.jpg,27", "style_val.csv, line 2: no row at all", "from 0 to 26", "SKIP_BROKEN True",
+        "style_train.csv, line 3: Action_painting.* has 2, Analytical", "style_train.csv, line 5: Cubism/x.jpg,27",
+        "style_val.csv, line 2: no row at all", "from 0 to 26", "SKIP_BROKEN True",
     ):  # fmt: skip
         assert re.search(words, message), words
 
