@@ -97,7 +97,8 @@ def test_scaler_sees_the_mean_and_clipping_comes_after_it(tmp_path: Path) -> Non
 def test_gradients_are_shown_unscaled_and_before_clipping(tmp_path: Path, monkeypatch) -> None:
     whole, _ = one_update(tmp_path, 8)
     shown = []
-    monkeypatch.setattr(ToyTalker, "before_clipping", lambda self: shown.extend(p.grad.clone() for p in self.model.parameters()))
+    look = lambda self: shown.extend(p.grad.clone() for p in self.model.parameters())  # noqa: E731
+    monkeypatch.setattr(ToyTalker, "before_clipping", look)
     clipped, _ = one_update(tmp_path, 2, {".MAX_GRAD_NORM": 0.01}, scaler=ToyScaler())
     assert_close(shown, whole)
     assert not torch.allclose(shown[0], clipped[0])
