@@ -14,6 +14,7 @@ from torchvision.models.efficientnet import EfficientNet, FusedMBConvConfig, MBC
 
 from trainers.gated_blip2.style.view import StyleView
 
+ARCH_KEY = "TRAINER.GATEDBLIP2.STYLE.ARCH"
 CLASSIFIER = "classifier.1"  # of torchvision: after the dropout
 
 
@@ -61,7 +62,7 @@ def find_architecture(arch: str) -> Architecture:
     """
     if arch not in ARCHITECTURES:
         hint = "; timm's variant with TensorFlow's padding and BatchNorm is another network" if arch.startswith("tf_") else ""
-        raise ValueError(f"TRAINER.GATEDBLIP2.STYLE.ARCH is {arch!r}; expected one of {', '.join(ARCHITECTURES)}{hint}")
+        raise ValueError(f"{ARCH_KEY} is {arch!r}; expected one of {', '.join(ARCHITECTURES)}{hint}")
     return ARCHITECTURES[arch]
 
 
