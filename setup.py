@@ -37,7 +37,7 @@ setup(
         "clip_ext": ["model_configs/*.json", "assets/*", "texts/**/*.json"],
         "trainers.bgobj_llava": ["assets/*.json", "assets/*/*"],
         "trainers.viecap": ["assets/*/*"],
-        "trainers.viecap": ["assets/*/*"],
+        "trainers.gated_blip2": ["assets/*.json", "assets/*/*"],
     },
     install_requires=[
         "torch>=2.6",

@@ -11,17 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import statistics
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from in_process_runs import ROOT, console, run_training, trained
-from tabulate import tabulate
+from ablation_runs import AblationRuns, add_arguments, make_table, parse
+from in_process_runs import ROOT, trained
 
-from clip_ext.files import replacing
 from datasets.mini_scenes import read_records
 from datasets.mini_scenes_generator import OBJECT_NAMES
 
@@ -35,7 +31,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "no hard prompt": (f"{NODE}.USING_HARD_PROMPT", "False"),
     "no soft prompt": (f"{NODE}.ONLY_HARD_PROMPT", "True"),
 }
-METRICS = ("CIDEr", "BLEU-4", "ROUGE-L")
+LINES = (FULL, SHUFFLED, *(name for name in ROWS if name != FULL))
+METRICS, OBJECT_F1 = ("CIDEr", "BLEU-4", "ROUGE-L"), "object F1"
 NAMES = re.compile(rf"\b(?:{'|'.join(sorted(OBJECT_NAMES, key=len, reverse=True))})\b")
 
 
@@ -61,44 +58,21 @@ def other_pictures(count: int) -> torch.Tensor:
     return partner
 
 
-class Ablation:
-    """Trains and tests rows, in folders of their own below the output folder.
+class Ablation(AblationRuns):
+    """The rows of ViECap's table.
 
     Args:
         args: The command line.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
-        self.output = (ROOT / args.output).absolute()
-
-    def words(self, row: str, seed: int, folder: Path) -> list[str]:
-        """The command line of `train.py`."""
-        args = self.args
-        words = ["--trainer", "ViECap", "--config-file", args.config_file]
-        words += ["--dataset-config-file", args.dataset_config_file, "--root", args.data]
-        return [*words, "--output-dir", str(folder), "--seed", str(seed), *args.opts, *ROWS.get(row, ())]
-
-    def run(self, row: str, seed: int) -> dict[str, float]:
-        """Return the test scores of a row and seed, in percent; trained and tested unless that is done."""
-        folder = self.output / row.replace(" ", "_") / f"seed{seed}"
-        scores = folder / "scores.json"
-        if not scores.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            with console(folder):
-                if row == SHUFFLED:
-                    self._test_shuffled(seed, folder)
-                else:
-                    run_training(self.words(row, seed, folder))
-            with replacing(scores) as temporary:
-                temporary.write_text(json.dumps(self._read_scores(folder)) + "\n", "utf-8")
-        return json.loads(scores.read_text("utf-8"))
+        super().__init__(args, "ViECap", ROWS, self._read_scores, {SHUFFLED: self._test_shuffled})
 
     def _test_shuffled(self, seed: int, folder: Path) -> None:
         self.run(FULL, seed)
         words = self.words(FULL, seed, folder)
         place = words.index("--seed")
-        words[place:place] = ["--eval-only", "--model-dir", str(self.output / FULL / f"seed{seed}")]
+        words[place:place] = ["--eval-only", "--model-dir", str(self.folder(FULL, seed))]
         with trained(words) as trainer:
             loader = trainer.test_loader
             trainer.start_captions(loader, "test", greedy=False)
@@ -109,7 +83,7 @@ class Ablation:
         results = json.loads((folder / "results.json").read_text("utf-8"))
         rows = json.loads((folder / "predictions" / "mini_scenes_generated_captions.json").read_text("utf-8"))
         captions = {row["image_name"]: row["prediction"] for row in rows}
-        return {name: find_score(results, name) for name in METRICS} | {"object F1": object_f1(captions, self._scenes)}
+        return {name: results["test"][name] for name in METRICS} | {OBJECT_F1: object_f1(captions, self._scenes)}
 
     @property
     def _scenes(self) -> dict[str, set[str]]:
@@ -118,51 +92,18 @@ class Ablation:
         return {record["scene_id"]: {thing["name"] for thing in record["objects"]} for record in records}
 
 
-def find_score(results: Any, name: str) -> float:
-    """Return the test score of a run's results.json."""
-    return results["test"][name]
-
-
-def spread(values: Sequence[float]) -> str:
-    """Return mean and sample deviation."""
-    return f"{statistics.mean(values):.2f}" + (f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else "")
-
-
-def make_table(seeds: Sequence[int], run: Callable[[str, int], dict[str, float]]) -> str:
-    """Run all rows and return the table in Markdown."""
-    lines = []
-    for row in (FULL, SHUFFLED, *[name for name in ROWS if name != FULL]):
-        scores = [run(row, seed) for seed in seeds]
-        lines.append([row, *(spread([each[name] for each in scores]) for name in scores[0])])
-        print(" | ".join(lines[-1]), flush=True)
-    return tabulate(lines, headers=["row", *METRICS, "object F1"], tablefmt="pipe", disable_numparse=True)
-
-
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--config-file", default="configs/trainers/viecap/tiny.yaml", help="recipe that all rows start from")
-    add("--dataset-config-file", default="configs/datasets/mini_scenes.yaml")
-    add("--seeds", type=int, nargs="+", default=[1])
-    add("--data", default="data", help="data root")
-    add("--output", type=Path, default=Path("output/viecap_ablation"))
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="settings for every row, behind --")
-    args = parser.parse_args(argv)
-    args.opts = [word for word in args.opts if word != "--"]
-    if len(args.opts) % 2:
-        parser.error(f"KEY VALUE pairs expected, got {' '.join(args.opts)}")
-    return args
+    add_arguments(parser, config_file="configs/trainers/viecap/tiny.yaml", output="output/viecap_ablation")
+    return parse(parser, argv)
 
 
 def main() -> None:
     """Run everything and write table.md."""
     args = parse_args()
     ablation = Ablation(args)
-    table = make_table(args.seeds, ablation.run)
-    with replacing(ablation.output / "table.md") as temporary:
-        temporary.write_text(f"Seeds {', '.join(map(str, args.seeds))}.\n\n{table}\n", "utf-8")
-    print(f"\n{table}\n\nRuns and table.md: {ablation.output}", file=sys.stdout)
+    ablation.write(make_table(LINES, args.seeds, ablation.run, (*METRICS, OBJECT_F1)))
 
 
 if __name__ == "__main__":
