@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from dassl.data.datasets import Datum
 from trainers import adapters
 from trainers.accumulation import WeightedLosses
 from trainers.question_items import references_of, target_of
+from trainers.run_facts import hash_data, splits_of
+from trainers.run_identity import check_identity
 from trainers.run_report import RunReport
 from trainers.tuned import TunedTrainer
 
@@ -103,22 +106,26 @@ class QuestionTrainer(TunedTrainer):
 
     # State
 
+    @cached_property
+    def data_hash(self) -> str:
+        """Hash of the questions of all splits; see `run_facts.hash_data`."""
+        return hash_data(splits_of(self.dm.dataset))
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a resumed run may not have otherwise, beside its settings: name -> plain value; children add theirs."""
+        return {"base model (MODEL.BACKBONE.NAME)": self.loaded.base.fingerprint, "data (DATASET.*)": self.data_hash}
+
     def extra_state(self) -> dict[str, Any]:
         """See `TunedTrainer`."""
-        return super().extra_state() | {"epoch_loss": list(self._epoch_loss), "base": self.loaded.base.fingerprint}
+        return super().extra_state() | {"epoch_loss": list(self._epoch_loss), "identity": self.identity()}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """See `TunedTrainer`.
 
         Raises:
-            ValueError: If the run was on another base model.
+            ValueError: If the run was on another base model or other data (all differences).
         """
-        base = self.loaded.base
-        if state["base"] != base.fingerprint:
-            raise ValueError(
-                f"MODEL.BACKBONE.NAME is {base.id!r} ({base.fingerprint[:12]}); "
-                f"the run to be continued was on another base model ({state['base'][:12]})"
-            )
+        check_identity(state["identity"], self.identity())
         super().load_extra_state(state)
         self._epoch_loss = list(state["epoch_loss"])
 

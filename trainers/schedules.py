@@ -43,6 +43,20 @@ def resolve_schedule(name: str, key: str) -> str:
     return name
 
 
+def problems_with_schedule(node: CfgNode, name: str) -> list[str]:
+    """Return one message per reason why `SCHEDULER` and `SCHEDULER_STEP` cannot be followed.
+
+    Args:
+        node: Of a trainer whose warm-up is a share of the run.
+        name: Its dotted name for the messages.
+    """
+    if node.SCHEDULER not in (*SCHEDULES, *OLDER_SPELLINGS):
+        return [f"{name}.SCHEDULER is {node.SCHEDULER!r}; expected one of {', '.join(SCHEDULES)}"]
+    if node.SCHEDULER == "dassl" and node.SCHEDULER_STEP == "update":
+        return [f"{name}.SCHEDULER_STEP is 'update', but {name}.SCHEDULER dassl counts epochs; expected epoch"]
+    return []
+
+
 def warmup_epochs_of(node: CfgNode, max_epochs: int) -> float:
     """Return the length of the warm-up that a trainer's node asks for, in epochs.
 

@@ -11,7 +11,7 @@ from trainers.adapters import KEEP, problems_with_keep
 from trainers.bgobj_llava.config import CHOICES, RANGES
 from trainers.bgobj_llava.settings import detector_options, mask_policy
 from trainers.config import problems_with_choices
-from trainers.schedules import OLDER_SPELLINGS, SCHEDULES
+from trainers.schedules import problems_with_schedule
 
 NAME = "TRAINER.BGOBJLLAVA"
 EVALUATOR = "VQA"
@@ -28,7 +28,7 @@ def find_problems(cfg: CfgNode) -> list[str]:
     """
     node = cfg.TRAINER.BGOBJLLAVA
     problems = problems_with_choices(node, NAME, CHOICES, RANGES)
-    problems += [*_library_problems(), *_run_problems(cfg, node), *_schedule_problems(node)]
+    problems += [*_library_problems(), *_run_problems(cfg, node), *problems_with_schedule(node, NAME)]
     if node.CHECKPOINT.KEEP in KEEP:
         problems += problems_with_keep(node.CHECKPOINT.KEEP, f"{NAME}.CHECKPOINT.KEEP", cfg.TEST.FINAL_MODEL)
     if node.SPLIT != "none":
@@ -52,14 +52,6 @@ def _run_problems(cfg: CfgNode, node: CfgNode) -> list[str]:
     if node.ATTN == "flash_attention_2" and not (cfg.USE_CUDA and torch.cuda.is_available()):
         problems.append(f"{NAME}.ATTN is 'flash_attention_2', which needs a GPU; expected sdpa or eager")
     return problems
-
-
-def _schedule_problems(node: CfgNode) -> list[str]:
-    if node.SCHEDULER not in (*SCHEDULES, *OLDER_SPELLINGS):
-        return [f"{NAME}.SCHEDULER is {node.SCHEDULER!r}; expected one of {', '.join(SCHEDULES)}"]
-    if node.SCHEDULER == "dassl" and node.SCHEDULER_STEP == "update":
-        return [f"{NAME}.SCHEDULER_STEP is 'update', but {NAME}.SCHEDULER dassl counts epochs; expected epoch"]
-    return []
 
 
 def _attention_problems(node: CfgNode) -> list[str]:

@@ -1,0 +1,122 @@
+"""What cannot work in GatedBLIP2's settings, all found at once before anything is built."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import torch
+from yacs.config import CfgNode
+
+from trainers.adapters import KEEP, problems_with_keep
+from trainers.config import problems_with_choices
+from trainers.gated_blip2 import settings
+from trainers.gated_blip2.cache.key import problems_with_augmentation
+from trainers.gated_blip2.config import CHOICES, CONTROLS, RANGES
+from trainers.gated_blip2.presets import PRESETS
+from trainers.gated_blip2.prompts import problems_with_template
+from trainers.schedules import problems_with_schedule
+
+NAME = "TRAINER.GATEDBLIP2"
+EVALUATOR = "VQA"
+LIBRARIES = ("transformers",)
+SHIPPED_STYLE = "tiny_style"
+SHUFFLED_BATCH = 2  # samples that a permutation needs
+
+
+def find_problems(cfg: CfgNode) -> list[str]:
+    """Return one message per value or combination of keys that cannot work.
+
+    Keys of gates and style are inert in the presets without gates, and so are their contradictions.
+
+    Args:
+        cfg: The full config.
+    """
+    node = cfg.TRAINER.GATEDBLIP2
+    problems = problems_with_choices(node, NAME, CHOICES, RANGES)
+    problems += [*_library_problems(), *_run_problems(cfg), *problems_with_schedule(node, NAME)]
+    problems += [*_memory_problems(cfg, node), *_output_problems(node), *problems_with_template(node.PROMPT.TEMPLATE)]
+    if node.CHECKPOINT.KEEP in KEEP:
+        problems += problems_with_keep(node.CHECKPOINT.KEEP, f"{NAME}.CHECKPOINT.KEEP", cfg.TEST.FINAL_MODEL)
+    if node.CACHE.ENABLE:
+        transforms = cfg.INPUT.TRANSFORMS if cfg.INPUT.NO_TRANSFORM is False else ()
+        problems += problems_with_augmentation(transforms)
+    if node.PRESET in PRESETS and settings.has_gates(node):
+        problems += [*_gate_problems(node), *_style_problems(cfg, node)]
+    return problems
+
+
+def _library_problems() -> list[str]:
+    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    return [f"GatedBLIP2 needs {' and '.join(missing)}: pip install -e .[vlm]"] if missing else []
+
+
+def _run_problems(cfg: CfgNode) -> list[str]:
+    problems = []
+    if not cfg.MODEL.BACKBONE.NAME:
+        problems.append("MODEL.BACKBONE.NAME (--backbone) is empty; expected tiny_blip2, a folder or hub id of a BLIP-2 (OPT)")
+    if cfg.TEST.EVALUATOR != EVALUATOR:
+        problems.append(f"TEST.EVALUATOR is {cfg.TEST.EVALUATOR!r}, but GatedBLIP2 answers questions; expected {EVALUATOR}")
+    sides = set(cfg.INPUT.SIZE)
+    if len(sides) != 1 or min(sides) < 1:
+        problems.append(f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}; expected a square, a multiple of the model's patch")
+    return problems
+
+
+def _memory_problems(cfg: CfgNode, node: CfgNode) -> list[str]:
+    problems = []
+    if node.QUANT == "none":
+        return problems
+    if not (cfg.USE_CUDA and torch.cuda.is_available()):
+        problems.append(f"{NAME}.QUANT is {node.QUANT!r}, which needs a GPU; expected none")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        problems.append(f"{NAME}.QUANT is {node.QUANT!r}, but bitsandbytes is not installed: pip install -e .[quant]")
+    return problems
+
+
+def _output_problems(node: CfgNode) -> list[str]:
+    problems, named = [], tuple(node.EVAL.CONTROLS)
+    unknown = [name for name in named if name not in CONTROLS]
+    if unknown or len(set(named)) != len(named):
+        problems.append(f"{NAME}.EVAL.CONTROLS is {named}; expected different ones of {', '.join(CONTROLS)}")
+    if node.GEN.NUM_BEAMS == 1 and node.GEN.LENGTH_PENALTY != 1:
+        problems.append(
+            f"{NAME}.GEN.LENGTH_PENALTY is {node.GEN.LENGTH_PENALTY:g}, which compares beams, but {NAME}.GEN.NUM_BEAMS is 1; "
+            "expected 1.0, or more beams"
+        )
+    return problems
+
+
+def _gate_problems(node: CfgNode) -> list[str]:
+    problems, layers = [], tuple(node.GATE.LAYERS)
+    if any(type(layer) is not int or layer < 1 for layer in layers) or len(set(layers)) != len(layers):
+        problems.append(f"{NAME}.GATE.LAYERS is {layers}; expected different layers of the Q-Former from 1, or () for all")
+    if node.GATE.SITES == "none" and PRESETS[node.PRESET].conditioner == "gates":
+        problems.append(
+            f"{NAME}.GATE.SITES is 'none', but {NAME}.PRESET {node.PRESET} trains gates; expected k, v or kv, or the preset "
+            "projection"
+        )
+    return problems
+
+
+def _style_problems(cfg: CfgNode, node: CfgNode) -> list[str]:
+    style, problems = node.STYLE, []
+    if not style.CHECKPOINT and style.FALLBACK == "none":
+        problems.append(
+            f"{NAME}.STYLE.CHECKPOINT is empty; expected {SHIPPED_STYLE} (for MiniScenes), or a file; "
+            "scripts/pretrain_style_encoder.py makes one; for a smoke test set STYLE.FALLBACK imagenet or random"
+        )
+    if style.CHECKPOINT not in ("", SHIPPED_STYLE) and not Path(style.CHECKPOINT).is_file() and style.FALLBACK == "none":
+        problems.append(
+            f"{NAME}.STYLE.CHECKPOINT is {style.CHECKPOINT!r}: there is no such file (looked in {Path.cwd()}); correct the "
+            "path, or make one by scripts/pretrain_style_encoder.py; for a smoke test set STYLE.FALLBACK imagenet or random"
+        )
+    if style.CLASSES_FILE and not Path(style.CLASSES_FILE).is_file():
+        problems.append(f"{NAME}.STYLE.CLASSES_FILE is {style.CLASSES_FILE!r}: there is no such file; expected a JSON list")
+    batch = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+    if style.SOURCE == "shuffled" and batch < SHUFFLED_BATCH:
+        problems.append(
+            f"{NAME}.STYLE.SOURCE is 'shuffled', which permutes the styles of a batch, but DATALOADER.TRAIN_X.BATCH_SIZE is "
+            f"{batch}; expected {SHUFFLED_BATCH} or more"
+        )
+    return problems
