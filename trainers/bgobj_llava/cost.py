@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlavaConfig
 
 from trainers.bgobj_llava.model.info import feature_block
 from trainers.bgobj_llava.model.options import ModelOptions
+from trainers.transformer_cost import Stack
 
 WAYS = ("stock", "cold", "tokens", "kv")
 
@@ -48,31 +49,6 @@ class Request:
     n_obj: int
     n_prefix: int
     n_question: int
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Equal transformer blocks.
-
-    Attributes:
-        n_blocks: How many.
-        weights: Of the matrices of one block.
-        q_width: Width of all heads' queries.
-        kv_width: Width of all heads' keys; of their values alike.
-    """
-
-    n_blocks: int
-    weights: int
-    q_width: int
-    kv_width: int
-
-    def flops(self, rows: int, past: int = 0) -> float:
-        """Return what `rows` rows cost that come after `past` ones: matrices, and queries with keys and weights with values."""
-        return self.n_blocks * (2.0 * rows * self.weights + 4.0 * rows * (past + rows) * self.q_width)
-
-    def bytes_per_token(self, itemsize: int) -> int:
-        """Return the size of one token's keys and values in all blocks."""
-        return self.n_blocks * 2 * self.kv_width * itemsize
 
 
 class CostModel:
