@@ -64,7 +64,7 @@ def test_only_answers_and_captions_are_learned(batches: pretrain.Batches) -> Non
         assert learned[-1] == newline and learned == wanted[wanted != -100].tolist()
         text = tokenizer.decode(row[row != tokenizer.pad_token_id].tolist())
         if "question" in text:
-            assert text.strip().endswith("short answer: " + tokenizer.decode(learned[:-1])) and len(learned) <= 4
+            assert text.strip().endswith("short answer : " + tokenizer.decode(learned[:-1])) and len(learned) <= 4
 
 
 def test_every_fact_has_a_place_and_keeps_to_its_group() -> None:
