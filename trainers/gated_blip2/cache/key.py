@@ -71,18 +71,27 @@ _ABSENT = object()
 
 
 def feature_key(
-    *, base: BaseModel, style_arch: str, style_sha256: str, image_view: Any, style_view: Any, dtype: torch.dtype, post_ln: bool
+    *,
+    base: BaseModel,
+    image_view: Any,
+    dtype: torch.dtype,
+    post_ln: bool,
+    style_arch: str = "",
+    style_sha256: str = "",
+    style_view: Any = None,
+    n_styles: int = 0,
 ) -> CacheKey:
     """Return the key of the features of a model.
 
     Args:
         base: The BLIP-2; its fingerprint must tell random weights apart, too.
-        style_arch: `STYLE.ARCH`.
-        style_sha256: Of the style encoder's weights.
         image_view: How a picture becomes the ViT's input: the image processor's settings, a dataclass or mapping.
-        style_view: How it becomes the style encoder's, likewise.
         dtype: Of the stored ViT tokens.
         post_ln: Whether they are taken after the post-LN; False for presets that train it.
+        style_arch: `STYLE.ARCH`; "" without a style encoder.
+        style_sha256: Of the style encoder's weights; "" without one.
+        style_view: How a picture becomes its input, as `image_view`; None without one.
+        n_styles: Styles whose logits are stored; 0 = features only.
     """
     return CacheKey(
         {
@@ -92,6 +101,7 @@ def feature_key(
             "style_sha256": style_sha256,
             "image_view": _plain(image_view),
             "style_view": _plain(style_view),
+            "style_classes": n_styles,
             "dtype": str(dtype).removeprefix("torch."),
             "post_ln": post_ln,
             "versions": {name: metadata.version(name) for name in LIBRARIES},
@@ -125,7 +135,9 @@ def problems_with_augmentation(transforms: Sequence[str]) -> list[str]:
     ]
 
 
-def _plain(view: Any) -> dict[str, Any]:
+def _plain(view: Any) -> dict[str, Any] | None:
+    if view is None:
+        return None
     return asdict(view) if is_dataclass(view) else dict(view)
 
 

@@ -22,12 +22,12 @@ class Rows:
 
     Attributes:
         tokens: Of the ViT, (B, N, Dv), in its dtype.
-        features: Pooled style vectors, (B, W), fp32.
+        features: Pooled style vectors, (B, W), fp32; None without a style encoder.
         logits: Of the style classes, (B, C), fp32; None without classes.
     """
 
     tokens: Tensor
-    features: Tensor
+    features: Tensor | None = None
     logits: Tensor | None = None
 
     def __len__(self) -> int:
@@ -50,14 +50,14 @@ class RowLayout:
     Attributes:
         dtype: Of the tokens, as safetensors names it.
         tokens: Their shape per image, (N, Dv).
-        features: Width of a style vector.
-        classes: Style classes; None without logits.
+        features: Width of a style vector; None without a style encoder.
+        logits: Style classes; None without any.
     """
 
     dtype: str
     tokens: tuple[int, int]
-    features: int
-    classes: int | None
+    features: int | None
+    logits: int | None
 
     @classmethod
     def of(cls, rows: Rows) -> RowLayout:
@@ -72,13 +72,13 @@ class RowLayout:
         wrong = [f"{name} {dtype}" for name, dtype in others.items() if dtype != torch.float32]
         if wrong:
             raise TypeError(f"expected fp32 style vectors and logits, got {', '.join(wrong)}")
-        classes = None if rows.logits is None else rows.logits.shape[1]
-        return cls(_CODES[rows.tokens.dtype], tuple(rows.tokens.shape[1:]), rows.features.shape[1], classes)
+        features, logits = (None if part is None else part.shape[1] for part in (rows.features, rows.logits))
+        return cls(_CODES[rows.tokens.dtype], tuple(rows.tokens.shape[1:]), features, logits)
 
     def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return name -> (dtype, shape per image), in the order of a file."""
-        shapes = {"tokens": (self.dtype, self.tokens), "features": ("F32", (self.features,))}
-        return shapes if self.classes is None else {**shapes, "logits": ("F32", (self.classes,))}
+        widths = {"features": self.features, "logits": self.logits}
+        return {"tokens": (self.dtype, self.tokens)} | {name: ("F32", (w,)) for name, w in widths.items() if w is not None}
 
     def sizes(self) -> dict[str, int]:
         """Return name -> bytes per image."""

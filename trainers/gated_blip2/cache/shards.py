@@ -172,13 +172,10 @@ def _read_header(content: NDArray[np.uint8]) -> tuple[dict[str, Any], int]:
 
 
 def _layout_of(header: dict[str, Any]) -> RowLayout:
-    tokens, features, logits = (header.get(name) for name in PARTS)
-    _, *shape = tokens["shape"]
-    classes = None if logits is None else logits["shape"][1]
-    layout = RowLayout(tokens["dtype"], tuple(shape), features["shape"][1], classes)
-    if len(shape) != 2 or layout.row_bytes <= 0:
-        raise ValueError(f"tokens of shape {tokens['shape']}")
-    return layout
+    tokens, *others = (header.get(name) for name in PARTS)
+    _, n_tokens, width = tokens["shape"]
+    features, logits = (None if part is None else part["shape"][1] for part in others)
+    return RowLayout(tokens["dtype"], (n_tokens, width), features, logits)
 
 
 def _pack(header: dict[str, Any]) -> bytes:
