@@ -23,6 +23,7 @@ __all__ = [
     "trainable_parts",
 ]
 
+CONDITIONER_GROUPS = ("gate_trunk", "gate_heads", "prompt_mapper", "style_projection")
 PRETRAINED_GROUPS = ("language_projection", "query_tokens", "cross_attention", "qformer", "ln_vision")
 PRETRAINED_LR_MULT = 0.1  # of the groups that BLIP-2's weights come with
 NO_DECAY_SUFFIX = "_no_decay"
@@ -172,11 +173,12 @@ def _decays(name: str, parameter: nn.Parameter) -> bool:
 
 
 def _check_fit(preset: Preset, blip2: nn.Module, conditioner: Conditioner | None) -> None:
-    """Raise ValueError if a preset lacks its gates or its text branch, or the model has gates that it does not train."""
+    """Raise ValueError if a preset lacks its gates or its text branch, or has gates that it does not train."""
     problems = []
-    if (conditioner is None) != (preset.conditioner == "none"):
-        found = "none" if conditioner is None else type(conditioner).__name__
-        problems.append(f"its conditioner is {found}; expected that of build_conditioner ({preset.conditioner!r})")
+    found = set() if conditioner is None else set(conditioner.parts())
+    if found != set(preset.trains) & set(CONDITIONER_GROUPS):
+        given = "none" if conditioner is None else type(conditioner).__name__
+        problems.append(f"its conditioner is {given}; expected that of build_conditioner ({preset.conditioner!r})")
     if preset.text_branch and not _text_branch(blip2):
         problems.append("the Q-Former has no text branch; load it with text_branch on (use_qformer_text_input)")
     if problems:
