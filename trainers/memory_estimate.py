@@ -23,6 +23,7 @@ class MemoryEstimate:
         gradients: Of what trains.
         moments: Of the optimizer.
         activations: Kept for the backward pass.
+        step: What the optimizer's step takes for a moment, when casts and activations are gone.
     """
 
     weights: int
@@ -30,10 +31,12 @@ class MemoryEstimate:
     gradients: int
     moments: int
     activations: int
+    step: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.casts + self.gradients + self.moments + self.activations
+        """The most that is needed at a time: in the backward pass or in the step."""
+        return self.weights + self.gradients + self.moments + max(self.casts + self.activations, self.step)
 
     def describe(self) -> str:
         """Return one line in GiB."""
@@ -43,6 +46,17 @@ class MemoryEstimate:
     def to_dict(self) -> dict[str, int]:
         """Return the bytes by name, `total` included."""
         return {**asdict(self), "total": self.total}
+
+
+def training_bytes(n_trained: int, optimizer: str) -> dict[str, int]:
+    """Return what numbers that train in fp32 take: `gradients`, `moments`, and `step` for all at once, as on a GPU.
+
+    Args:
+        n_trained: How many.
+        optimizer: Dassl's name.
+    """
+    size = n_trained * FP32_BYTES
+    return {"gradients": size, "moments": size * MOMENTS[optimizer], "step": size}
 
 
 def parameter_bytes(parameter: nn.Parameter) -> int:

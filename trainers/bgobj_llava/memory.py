@@ -7,7 +7,7 @@ from torch import nn
 
 from trainers.bgobj_llava.model.llava import BgObjLlava
 from trainers.bgobj_llava.model.scopes import Parts, count_parameters
-from trainers.memory_estimate import FP32_BYTES, MOMENTS, MemoryEstimate, cast_bytes, parameter_bytes
+from trainers.memory_estimate import FP32_BYTES, MemoryEstimate, cast_bytes, parameter_bytes, training_bytes
 
 
 def estimate_memory(
@@ -27,9 +27,8 @@ def estimate_memory(
     return MemoryEstimate(
         weights=sum(parameter_bytes(each) for each in parameters),
         casts=sum(cast_bytes(each, compute_dtype) for each in parameters),
-        gradients=n_trained * FP32_BYTES,
-        moments=n_trained * FP32_BYTES * MOMENTS[optimizer],
         activations=_activations(model, parts, compute_dtype or model.dtype, n_rows),
+        **training_bytes(n_trained, optimizer),
     )
 
 
