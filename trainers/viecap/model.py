@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from trainers.token_loss import TokenLoss
 from trainers.viecap.labels import find_label_positions
 from trainers.viecap.language_model import hidden_states, longest_sequence
 from trainers.viecap.mapping import MappingNetwork
 
-__all__ = ["PrefixCaptioner", "PromptLayout", "TokenLoss"]
+__all__ = ["PrefixCaptioner", "PromptLayout"]
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,6 @@ class PromptLayout:
     def __post_init__(self) -> None:
         if not self.hard and not self.soft_tokens:
             raise ValueError("TRAINER.VIECAP.ONLY_HARD_PROMPT without USING_HARD_PROMPT leaves no prompt; expected one or both")
-
-
-@dataclass(frozen=True, eq=False)
-class TokenLoss:
-    """Loss of a batch.
-
-    Attributes:
-        total: Summed cross-entropy over the caption tokens, nats, fp32 scalar.
-        n_tokens: What it is summed over.
-    """
-
-    total: Tensor
-    n_tokens: int
 
 
 class PrefixCaptioner(nn.Module):

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
 from transformers import DynamicCache
 from transformers.masking_utils import create_causal_mask
 
@@ -65,14 +62,6 @@ class FusionStack(nn.Module):
                 position_embeddings=rotary,
             )  # fmt: skip
         return hidden.to(embeds.dtype)
-
-
-def recompute_layers(layers: Iterable[nn.Module]) -> None:
-    """Let decoder layers, in training, compute their activations again in the backward pass instead of storing them."""
-    for layer in layers:
-        layer.gradient_checkpointing = True
-        # A reentrant checkpoint gives no gradient to layers behind a frozen input.
-        layer._gradient_checkpointing_func = partial(recompute, use_reentrant=False)
 
 
 def _zero_outputs(layers: nn.ModuleList) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +18,15 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
 from trainers.bgobj_llava.model.batches import PaddedBatch, StockRows, pad_right, write_stock_rows
 from trainers.bgobj_llava.model.encode import FrozenVision, SplitBatch
-from trainers.bgobj_llava.model.fusion import FusionStack, recompute_layers
+from trainers.bgobj_llava.model.fusion import FusionStack
 from trainers.bgobj_llava.model.info import find_llava_problems, read_info
 from trainers.bgobj_llava.model.options import NODE, ModelOptions
 from trainers.bgobj_llava.model.prefill import PrefillState
 from trainers.bgobj_llava.model.prompt import IGNORED, TextIds
 from trainers.bgobj_llava.model.separators import add_separators, build_separators
 from trainers.bgobj_llava.model.sequence import GROUPS, TEXT, Encoded, Segment, Segments, SequenceRules
-
-
-@dataclass(frozen=True, eq=False)
-class TokenLoss:
-    """Loss of a batch before it is averaged.
-
-    Attributes:
-        total: Cross-entropy summed over the answer tokens, scalar, fp32.
-        n_tokens: Answer tokens, end tokens included.
-    """
-
-    total: Tensor
-    n_tokens: int
+from trainers.recomputing import recompute_layers
+from trainers.token_loss import TokenLoss
 
 
 class BgObjLlava(nn.Module):
