@@ -66,7 +66,7 @@ def build_fallback(
                    missing, what, KEY, fallback)  # fmt: skip
     if fallback == "imagenet":
         network = build_network(arch, len(_IMAGENET.meta["categories"]))
-        network.load_state_dict(_fetch_imagenet())
+        network.load_state_dict(fetch_imagenet(KEY))
         return network, None
     names = wikiart_styles().names if class_names is None else class_names
     with torch.random.fork_rng(devices=[]):
@@ -83,12 +83,17 @@ def hash_state(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _fetch_imagenet() -> dict[str, Any]:
-    """Return torchvision's weights, from its cache or the network."""
+def fetch_imagenet(key: str) -> dict[str, Any]:
+    """Return torchvision's weights of `IMAGENET_ARCH`, from its cache or the network.
+
+    Args:
+        key: Config key that asks for them, for the message.
+    Raises:
+        OSError: If they cannot be had.
+    """
     try:
         return _IMAGENET.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:  # no network; a damaged download
         raise OSError(
-            f"{KEY} is 'imagenet', but torchvision's weights cannot be had: {error}; expected a network, a filled cache of torch's, "
-            f"or {KEY} random"
+            f"{key} is 'imagenet', but torchvision's weights cannot be had: {error}; expected a network, its cache, or 'random'"
         ) from error
