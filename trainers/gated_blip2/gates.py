@@ -48,9 +48,11 @@ class Conditioner(Protocol):
     """A module that makes factors.
 
     Attributes:
+        layers: Q-Former layers that it makes factors for, numbered from 1.
         needs_question: `no`; `mean`: of its tokens' embeddings, (B, Dq); `tokens`: all of them, (B, Q, Dq), with their mask.
     """
 
+    layers: tuple[int, ...]
     needs_question: str
 
     def __call__(
@@ -105,6 +107,7 @@ class StyleGate(nn.Module):
     """Gates of every layer from the style: u = GELU(W1 LN(s) + b1 [+ Wq m]), then (gK, gV, bV) = U_l u + c_l per layer l.
 
     Attributes:
+        layers: As given.
         needs_question: `mean` with the question term, else `no`.
 
     Args:
@@ -134,7 +137,7 @@ class StyleGate(nn.Module):
             problems.append(f"{NODE}.GATE.LAYERS: no layer is left to gate; expected Q-Former layers with cross-attention")
         if problems:
             raise ValueError("; ".join(problems))
-        self.width, self.phi = width, options.phi
+        self.layers, self.width, self.phi = tuple(layers), width, options.phi
         self._outputs = [*SITES[options.sites], *(["shift"] if options.beta_v and "v" in options.sites else [])]
         per_part = {"scalar": 1, "head": n_heads, "channel": width}[options.granularity]
         self.norm = nn.LayerNorm(style_width)

@@ -6,7 +6,7 @@ gradient; the question alone is read, never the answer; padding does not move th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ class OriginalConditioner(nn.Module):
     """Style projection, prompt mapper and a FiLM gate per layer.
 
     Attributes:
+        layers: As given.
         needs_question: `tokens`.
 
     Args:
@@ -43,16 +44,16 @@ class OriginalConditioner(nn.Module):
         style_width: int,
         *,
         question_width: int,
-        layers: Iterable[int],
+        layers: Sequence[int],
         width: int,
         n_heads: int,
         init_std: float = 0.0,
     ) -> None:
         super().__init__()
-        self.width = width
+        self.layers, self.width = tuple(layers), width
         self.style_projection = nn.Linear(style_width, width)
         self.prompt_mapper = PromptMapper(width, question_width)
-        self.gates = nn.ModuleDict({str(layer): FilmGate(width, n_heads, init_std) for layer in layers})
+        self.gates = nn.ModuleDict({str(layer): FilmGate(width, n_heads, init_std) for layer in self.layers})
 
     def forward(
         self, style: Tensor, question: Tensor | None = None, question_mask: Tensor | None = None

@@ -78,7 +78,7 @@ def gated(
     if dtype == torch.float64:
         conditioner.double()
     context = GateContext()
-    return Gated(blip2, conditioner.eval(), context, attach(blip2.qformer, context))
+    return Gated(blip2, conditioner.eval(), context, attach(blip2.qformer, context, conditioner.layers))
 
 
 def cross_attention(blip2: Blip2ForConditionalGeneration, layer: int) -> nn.Module:

@@ -171,6 +171,13 @@ def test_only_the_chosen_layer_is_gated() -> None:
     assert [torch.equal(a, b) for a, b in zip(found, plain, strict=True)] == [True, True, False, False]
 
 
+@torch.no_grad()
+def test_gates_of_some_layers_are_attached_to_those() -> None:
+    system = gated(options(layers=(3,)), stir=0.5)
+    assert system.conditioner.layers == system.hooks.layers == (3,) and list(system.factors(styles())) == [3]
+    assert deviation(system.queries(styles(), image_tokens()), run_qformer(random_blip2(), image_tokens())) > 1e-2
+
+
 def _layer_outputs(blip2: torch.nn.Module, context: GateContext | None) -> list[Tensor]:
     outputs: list[Tensor] = []
     for layer in blip2.qformer.encoder.layer:

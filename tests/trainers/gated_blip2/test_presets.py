@@ -218,7 +218,8 @@ def test_original_presets_ignore_options_of_the_other_gates() -> None:
     options = GateOptions(hidden=16, granularity="channel", sites="k", question=False, layers=(3,), init_std=0.01)
     conditioner = build_conditioner(PRESETS["original_live"], random_blip2(), STYLE_WIDTH, options)
     gate = conditioner.gates["3"]
-    assert list(conditioner.gates) == ["3"] and gate.widen.out_features == 512 and gate.scale.out_features == 4
+    assert list(conditioner.gates) == ["3"] and conditioner.layers == (3,)
+    assert gate.widen.out_features == 512 and gate.scale.out_features == 4
     assert gate.scale.weight.std() > 0
 
 
