@@ -140,7 +140,8 @@ def _load_file(arch: str, file: StyleFile, classes_file: str) -> StyleEncoder:
         state = _rename(state, arch, str(file.path))
     n_classes = _count_classes(state, str(file.path))
     names = name_classes(n_classes, listed=listed, stored=card.class_names if card else None, source=str(file.path))
-    network = build_network(arch, n_classes)
+    with torch.device("meta"):  # every tensor comes from the file
+        network = build_network(arch, n_classes)
     _load_strictly(network, state, f"{ARCH_KEY} is {arch!r}, and {file.path}")
     view = card.view if card else find_architecture(arch).view
     return StyleEncoder(network, arch=arch, class_names=names, view=view, sha256=file.sha256)
@@ -186,4 +187,4 @@ def _load_strictly(network: EfficientNet, state: dict[str, Tensor], source: str)
     if differences:
         more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
         raise ValueError(f"{source} does not fit it: {'; '.join(differences[:SHOWN])}{more}")
-    network.load_state_dict(state, strict=True)
+    network.to_empty(device="cpu").load_state_dict(state, strict=True)

@@ -20,8 +20,9 @@ class StyleSource(nn.Module):
     """Chooses the style vector of each sample. The zero vector is the unknown style.
 
     `features`: the encoder's pooled features. `logits`: its scores of the styles. `label`: the style that the data names,
-    one-hot (an oracle). `static`: one learned constant for all (the unconditioned control). `zeros`: always unknown. `shuffled`:
-    features of another picture of the batch (control); outside training it changes nothing: an evaluation shuffles the split.
+    one-hot (an oracle). `static`: one learned constant for all (the unconditioned control). `zeros`: always unknown.
+    `shuffled`: features of another picture of the batch (control); outside training it changes nothing, because an evaluation
+    shuffles the split.
 
     Args:
         kind: STYLE.SOURCE.
