@@ -160,14 +160,13 @@ def _norm(parameters: Sequence[Tensor]) -> Tensor:
     return torch.stack(torch._foreach_norm(gradients)).norm()
 
 
-def compute_divergence(gated: Tensor, ungated: Tensor, mask: Tensor) -> Tensor:
+def compute_divergence(gated: Tensor, ungated: Tensor) -> Tensor:
     """Return KL(gated || ungated) of the next token, in nats, averaged over positions.
 
     Args:
-        gated, ungated: Logits, (B, T, V).
-        mask: Positions that count, (B, T), bool; at least one.
+        gated, ungated: Logits, (positions, V).
     Returns:
         A scalar, fp32; exactly 0 for equal logits.
     """
-    gated, ungated = (F.log_softmax(logits[mask].float(), dim=-1) for logits in (gated, ungated))
+    gated, ungated = (F.log_softmax(logits.float(), dim=-1) for logits in (gated, ungated))
     return F.kl_div(ungated, gated, reduction="batchmean", log_target=True)
