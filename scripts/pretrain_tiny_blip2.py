@@ -40,7 +40,7 @@ from trainers.bgobj_llava.word_tokenizer import IMAGE, build_word_tokenizer
 
 log = logging.getLogger("pretrain")
 Blip2Model = Blip2ForConditionalGeneration
-SCENE_SEED, HELD_OUT_SEED = 23_000_000, 29_000_000  # far from those of the data sets and of the other pre-trainings
+SCENE_SEED, HELD_OUT_SEED = 23_000_000, 29_000_000  # far from those of the data sets
 PROMPT = "Question: {question} Short answer:"
 SIDE_PX, N_PLACES = 64, 12
 NO_WORD = -1

@@ -11,25 +11,19 @@ stopped and started again gives the weights of one that was not.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import math
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from pretraining import ROOT, Pace, identity, run_phase
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from clip_ext.files import replacing  # noqa: E402
-from datasets.mini_scenes_generator import COLOURS, OBJECT_NAMES, STYLES, caption_scene  # noqa: E402
+from datasets.mini_scenes_generator import COLOURS, OBJECT_NAMES, STYLES, caption_scene
 
 log = logging.getLogger("pretrain")
 END = "<|endoftext|>"
@@ -112,52 +106,20 @@ def evaluate(model: GPT2LMHeadModel, blocks: Blocks) -> float:
     return float(np.mean(losses))
 
 
-def learning_rate(step: int, args: argparse.Namespace) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    if step < args.warmup_steps:
-        return args.lr * (step + 1) / args.warmup_steps
-    done = (step - args.warmup_steps) / max(1, args.steps - args.warmup_steps)
-    return args.lr * 0.5 * (1 + math.cos(math.pi * done))
-
-
 def train(model: GPT2LMHeadModel, blocks: Blocks, held_out: Blocks, args: argparse.Namespace) -> None:
     """Run or continue the pre-training; the state is kept in ``args.work_dir``."""
-    optimizer = torch.optim.AdamW(model.train().parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=args.weight_decay)
-    args.work_dir.mkdir(parents=True, exist_ok=True)
-    state_file, first = args.work_dir / "state.pt", 0
-    if state_file.is_file():
-        state = torch.load(state_file, map_location="cpu", weights_only=True)
-        if state["arguments"] != identity(args):
-            raise SystemExit(f"{state_file} belongs to other arguments: {state['arguments']}")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-    started = time.perf_counter()
-    for step in range(first, args.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args)
+    groups = [{"params": list(model.train().parameters()), "base": args.lr}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=args.weight_decay)
+
+    def loss_at(step: int) -> Tensor:
         torch.manual_seed(args.seed * 1_000_003 + step)  # dropout, whatever step the run was resumed at
         ids = blocks.at(step, args.batch_size)
-        loss = model(input_ids=ids, labels=ids).loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if (step + 1) % 50 == 0:
-            pace = (time.perf_counter() - started) / (step + 1 - first)
-            log.info("step %d/%d loss %.4f, %.2f s per step", step + 1, args.steps, loss.item(), pace)
-        if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
-            log.info("step %d held-out loss %.4f", step + 1, evaluate(model, held_out))
-            state = {"arguments": identity(args), "step": step + 1}
-            state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            with replacing(state_file) as temporary:
-                torch.save(state, temporary)
+        return model(input_ids=ids, labels=ids).loss
 
-
-def identity(args: argparse.Namespace) -> str:
-    """The arguments that decide the weights, as text."""
-    numbers = {name: value for name, value in vars(args).items() if isinstance(value, (int, float))}
-    return json.dumps(numbers | {"save_every": 0})
+    run_phase(
+        "sentences", model, optimizer, loss_at, Pace(args.steps, args.warmup_steps, args.save_every),
+        state_file=args.work_dir / "state.pt", arguments=identity(args), report=lambda: evaluate(model, held_out),
+    )  # fmt: skip
 
 
 def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import logging
-import math
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pretraining import ROOT, Pace, build_adamw, draw_worlds, identity, interpolate_table, isolate_texts, run_phase
 from torch import Tensor
 from transformers import (
     CLIPImageProcessor,
@@ -35,21 +33,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from clip_ext.files import replacing  # noqa: E402
-from clip_ext.loader import LoadedClip, load_clip  # noqa: E402
-from datasets.mini_scenes import read_handwriting  # noqa: E402
-from datasets.mini_scenes_generator import (  # noqa: E402
-    WorldScene,
-    all_words,
-    background_of_split,
-    training_scene,
-    world_sprites,
-)
-from trainers.bgobj_llava.model.prompt import PromptEncoder, PromptTemplate  # noqa: E402
-from trainers.bgobj_llava.word_tokenizer import IMAGE, build_word_tokenizer  # noqa: E402
+from clip_ext.loader import LoadedClip, load_clip
+from datasets.mini_scenes_generator import all_words
+from trainers.bgobj_llava.model.prompt import PromptEncoder, PromptTemplate
+from trainers.bgobj_llava.word_tokenizer import IMAGE, build_word_tokenizer
 
 log = logging.getLogger("pretrain")
 SCENE_SEED, HELD_OUT_SEED = 17_000_000, 19_000_000  # far from those of the data sets and of tiny12's pre-training
@@ -78,14 +65,10 @@ def convert_tower(clip: LoadedClip, depth: int) -> CLIPVisionModel:
 
 def convert_weights(state: dict[str, Tensor], depth: int, grid: int) -> list[tuple[str, Tensor]]:
     """Rename open_clip's entries to transformers' names; the position table is interpolated to `grid` patches a side."""
-    table = state["positional_embedding"]
-    side = math.isqrt(len(table) - 1)
-    patches = table[1:].unflatten(0, (side, side)).permute(2, 0, 1)[None]
-    patches = F.interpolate(patches, size=(grid, grid), mode="bicubic", align_corners=False)[0].flatten(1).T
     entries = [
         ("embeddings.class_embedding", state["class_embedding"]),
         ("embeddings.patch_embedding.weight", state["conv1.weight"]),
-        ("embeddings.position_embedding.weight", torch.cat([table[:1], patches])),
+        ("embeddings.position_embedding.weight", interpolate_table(state["positional_embedding"], grid)),
     ]
     for ours, theirs in (("ln_pre", "pre_layrnorm"), ("ln_post", "post_layernorm")):
         entries += [(f"{theirs}.{part}", state[f"{ours}.{part}"]) for part in ("weight", "bias")]
@@ -125,15 +108,6 @@ def build_llava(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, cl
     if missing or unexpected:
         raise RuntimeError(f"the tower does not fit: missing {missing}, unexpected {unexpected}")
     return model
-
-
-def draw_worlds(n_scenes: int, seed: int, split: str) -> list[WorldScene]:
-    """Draw scenes on textures of one split, each from a seed of its own."""
-    sprites, worlds = world_sprites(read_handwriting()["train"]), []
-    for index in range(n_scenes):
-        rng = np.random.default_rng(seed + index)
-        worlds.append(training_scene(rng, sprite_source=sprites, background=background_of_split(rng, split), per_type=2))
-    return worlds
 
 
 class Batches:
@@ -212,11 +186,7 @@ def token_logits(model: LlavaForConditionalGeneration, images: Tensor, prefix: T
     start = embed(prefix).expand(size, -1, -1)
     x = torch.cat([start, features, embed(ids.flatten(1))], dim=1)
     n_prefix = start.shape[1] + features.shape[1]
-    positions = torch.cat([torch.arange(n_prefix), (n_prefix + torch.arange(length)).repeat(n_texts)])
-    block = torch.cat([torch.full((n_prefix,), -1), torch.arange(n_texts).repeat_interleave(length)])
-    order = torch.arange(len(block))
-    sees = ((block[None] == -1) | (block[:, None] == block[None])) & (order[:, None] >= order[None])
-    mask = torch.zeros(sees.shape).masked_fill_(~sees, torch.finfo(torch.float32).min)[None, None]
+    positions, mask = isolate_texts(n_prefix, n_texts, length)
     hidden = llava.language_model(
         inputs_embeds=x, attention_mask=mask.expand(size, -1, -1, -1), position_ids=positions[None].expand(size, -1), use_cache=False
     ).last_hidden_state[:, n_prefix:]
@@ -254,60 +224,18 @@ def evaluate(model: LlavaForConditionalGeneration, batches: Batches, n_scenes: i
     return {kind: round(100 * float(np.mean(hits)), 1) for kind, hits in [("all", everything), *sorted(right.items())]}
 
 
-def build_optimizer(model: LlavaForConditionalGeneration, args: argparse.Namespace) -> torch.optim.AdamW:
-    """AdamW that decays matrices only; the tower's rate is lower, as it knows pictures already."""
-    groups = []
-    for tower in (True, False):
-        parameters = [p for name, p in model.named_parameters() if ("vision_tower" in name) == tower]
-        rate = args.lr * (args.tower_lr if tower else 1.0)
-        groups.append({"params": [p for p in parameters if p.ndim >= 2], "weight_decay": args.weight_decay, "base": rate})
-        groups.append({"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0, "base": rate})
-    return torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), eps=1e-6)
-
-
-def schedule(step: int, args: argparse.Namespace) -> float:
-    """Multiplier of the learning rates: linear warm-up, then a cosine to zero."""
-    if step < args.warmup_steps:
-        return (step + 1) / args.warmup_steps
-    done = (step - args.warmup_steps) / max(1, args.steps - args.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * done))
-
-
 def train(model: LlavaForConditionalGeneration, batches: Batches, held_out: Batches, args: argparse.Namespace) -> None:
     """Run or continue the pre-training; the state is kept in ``args.work_dir``."""
-    optimizer = build_optimizer(model.train(), args)
-    args.work_dir.mkdir(parents=True, exist_ok=True)
-    state_file, first = args.work_dir / "state.pt", 0
-    if state_file.is_file():
-        state = torch.load(state_file, map_location="cpu", weights_only=True)
-        if state["arguments"] != identity(args):
-            raise SystemExit(f"{state_file} belongs to other arguments: {state['arguments']}")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-    started = time.perf_counter()
-    for step in range(first, args.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = group["base"] * schedule(step, args)
-        loss = compute_loss(model, batches.prefix, *batches.at(step, args.batch_size))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if (step + 1) % 50 == 0:
-            pace = (time.perf_counter() - started) / (step + 1 - first)
-            log.info("step %d/%d loss %.4f, %.2f s per step", step + 1, args.steps, loss.item(), pace)
-        if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
-            log.info("step %d held-out accuracy %s", step + 1, evaluate(model, held_out, 200))
-            state = {"arguments": identity(args), "step": step + 1}
-            state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            with replacing(state_file) as temporary:
-                torch.save(state, temporary)
-
-
-def identity(args: argparse.Namespace) -> str:
-    """The arguments that decide the weights, as text."""
-    return json.dumps({name: value for name, value in vars(args).items() if isinstance(value, (int, float))} | {"save_every": 0})
+    # The tower's rate is lower, as it knows pictures already.
+    llava = model.model
+    rates = {llava.vision_tower: args.lr * args.tower_lr}
+    rates |= {part: args.lr for part in (llava.multi_modal_projector, llava.language_model, model.lm_head)}
+    run_phase(
+        "pictures", model.train(), build_adamw(rates, args.weight_decay),
+        lambda step: compute_loss(model, batches.prefix, *batches.at(step, args.batch_size)),
+        Pace(args.steps, args.warmup_steps, args.save_every), state_file=args.work_dir / "state.pt", arguments=identity(args),
+        report=lambda: evaluate(model, held_out, 200),
+    )  # fmt: skip
 
 
 def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, clip: LoadedClip, folder: Path) -> None:

@@ -12,8 +12,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from datasets.mini_scenes_generator import OBJECT_NAMES, STYLES
-from scripts import pretrain_tiny_gpt2 as pretrain
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+sys.path.append(str(SCRIPTS))
+
+import pretrain_tiny_gpt2 as pretrain  # noqa: E402
+
+from datasets.mini_scenes_generator import OBJECT_NAMES, STYLES  # noqa: E402
 
 ASSET = Path(pretrain.ROOT, "trainers", "viecap", "assets", "tiny_gpt2")
 SIZES = ("--steps", "4", "--batch-size", "2", "--n-documents", "30", "--warmup-steps", "1", "--save-every", "2")
