@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2QFormerModel
+from transformers import AutoModelForImageTextToText, Blip2Config, Blip2ForConditionalGeneration, Blip2QFormerModel
 
 from trainers.stored_tensors import find_differences
 
@@ -122,7 +122,7 @@ def build_empty(config: Blip2Config, attn: str = "sdpa") -> Blip2ForConditionalG
     """
     qformer = attn if getattr(Blip2QFormerModel, "_supports_sdpa", False) else "eager"
     with torch.device("meta"):
-        return Blip2ForConditionalGeneration._from_config(
+        return AutoModelForImageTextToText.from_config(
             config, attn_implementation={"vision_config": attn, "text_config": attn, "qformer_config": qformer}
         )
 
