@@ -36,8 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)  # fmt: skip
     add = parser.add_argument
-    add("--model-dir", metavar="RUN", required=True, help="run folder of a training (its --output-dir); of a captioner also "
-        "a weights file in it")  # fmt: skip
+    add("--model-dir", metavar="RUN", required=True, help="run folder of a training (its --output-dir), or an adapter or "
+        "weights file below it")  # fmt: skip
     add("--input", metavar="PATH", nargs="+", help="image files and folders; for questions also tables")
     add("--question", metavar="TEXT", help="what to ask of every image; for runs that answer questions")
     add("--output", metavar="FILE", help="file to write, .csv or .jsonl; an older one is replaced")

@@ -130,6 +130,15 @@ def test_an_epoch_of_the_run(answering_run: Path, photos: Path, tmp_path: Path, 
     fails(capsys, "has no adapter of epoch 7; present: ", answering_run, photos, tmp_path / "x.jsonl", *words)
 
 
+@pytest.mark.parametrize("name", ["adapter/epoch-1", "adapter/epoch-1/adapter.safetensors", "adapter/last/adapter.json"])
+def test_an_adapter_of_the_run_may_be_named(name: str, answering_run: Path, photos: Path, tmp_path: Path, capsys) -> None:
+    words = ("--question", QUESTION, *NO_OBJECTS)
+    assert call(answering_run / name, photos, tmp_path / "out.jsonl", *words) == 0
+    assert "/".join(name.split("/")[:2]) in capsys.readouterr().out
+    alone = shutil.copytree(answering_run / "adapter" / "last", tmp_path / "x" / "y" / "alone")
+    fails(capsys, f"{tmp_path / 'x'} is no run folder", alone, photos, tmp_path / "x.jsonl", *words)
+
+
 # --- bad rows -----------------------------------------------------------------------------------------------------------
 
 

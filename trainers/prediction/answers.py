@@ -50,22 +50,28 @@ def _answer_items(trainer: Any, items: Sequence[Any]) -> Iterator[dict[str, Any]
 
 @dataclass
 class AnswerTally:
-    """Counts of the rows that were written."""
+    """Counts of the rows that were written.
+
+    Attributes:
+        hits: Rows whose background was known; None if the trainer keeps none.
+    """
 
     questions: int = 0
-    hits: int = 0
+    hits: int | None = None
     failed: int = 0
 
     def count(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Pass rows on and count them."""
         for row in rows:
             self.questions += 1
-            self.hits += bool(row.get("hit"))
+            if "hit" in row:
+                self.hits = (self.hits or 0) + bool(row["hit"])
             self.failed += bool(row["error"])
             yield row
 
     def __str__(self) -> str:
-        return f"{self.questions} questions, {self.hits} with a known background, {self.failed} failed"
+        known = "" if self.hits is None else f"{self.hits} with a known background, "
+        return f"{self.questions} questions, {known}{self.failed} failed"
 
 
 def describe_answers(trainer: Any, run: TrainedRun, checkpoint: str | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from yacs.config import CfgNode
 
-from trainers.adapters import find_adapter
+from trainers.adapters import RECORD, TENSORS, find_adapter
 from trainers.config import add_trainer_configs
 from trainers.config_merge import Setting, merge_settings, read_yaml
 from trainers.prediction.questions import UNKNOWN, QuestionItem
@@ -42,7 +42,8 @@ class TrainedRun:
         classes: Class names in label order.
         data_hash: Of the data it learned from, as in run.json.
         trained: Whether it was a training; otherwise there may be nothing to load.
-        weights: A file of the run that was named in its place, to be loaded; None if the folder was named.
+        weights: What was named in the run's place and is to be loaded: a captioner's weights file, or an adapter folder; None
+            if the run was named.
     """
 
     path: Path
@@ -69,7 +70,7 @@ def read_run(
     """Read config.yaml and run.json of a run.
 
     Args:
-        folder: Run folder, or a weights file of a captioner in a folder below it.
+        folder: Run folder; an adapter folder of it, or a file in that; or a weights file of a captioner.
         settings: Override the stored configuration.
         device: `auto` (as configured, if there is a GPU), `cpu` or `cuda`.
         full_precision: Use fp32 whatever the run's `PREC` is.
@@ -77,9 +78,7 @@ def read_run(
         FileNotFoundError: If the folder or one of the files is missing.
         ValueError: If a file cannot be used: all problems of the configuration at once, or no class list.
     """
-    path, weights = Path(folder), None
-    if path.is_file():
-        path, weights = path.parent.parent, path
+    path, weights = _find_run(folder)
     record = _read_record(path)
     if record.get("status") != "finished":
         logger.warning("Note: the run of %s has not finished (status %s)", path, record.get("status"))
@@ -91,9 +90,20 @@ def read_run(
     _fit_precision(cfg, full_precision=full_precision)
     cfg.freeze()
     run = TrainedRun(path, cfg, tuple(data["classes"]), data.get("hash"), record.get("mode", "train") == "train", weights)
-    if weights is not None and not run.captions_images:
-        raise ValueError(f"{weights} is a file; {cfg.TRAINER.NAME} is loaded from its run folder, {path}")
+    if weights is not None and not (run.answers_questions if weights.is_dir() else run.captions_images):
+        kind = "folder of an adapter" if weights.is_dir() else "file"
+        raise ValueError(f"{weights} is a {kind}; {cfg.TRAINER.NAME} is loaded from its run folder, {path}")
     return run
+
+
+def _find_run(place: str | Path) -> tuple[Path, Path | None]:
+    """Return the run folder that was named or that something below it was, and what was named then."""
+    path = Path(place)
+    adapter = path.parent if path.name in (TENSORS, RECORD) and path.is_file() else path
+    if (adapter / RECORD).is_file():
+        adapter = adapter.absolute()
+        return adapter.parent.parent, adapter
+    return (path.parent.parent, path) if path.is_file() else (path, None)
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -133,6 +143,8 @@ def _fit_for_prediction(cfg: CfgNode, path: Path, device: str) -> None:
     node = _trainer_node(cfg)
     if "CACHE_IMAGES" in node:
         node.CACHE_IMAGES = "none"
+    if "ENABLE" in node.get("CACHE", {}):
+        node.CACHE.ENABLE = False  # of features: what is asked about is seen once
     if "AUGMENT_DEVICE" in node:
         node.AUGMENT_DEVICE = "cpu"  # there are no strong views to make, so kornia need not be installed
 
@@ -236,8 +248,9 @@ def _load_adapter(run: TrainedRun, trainer: Any, epoch: int | None) -> str | Non
     if not run.trained and epoch is None and not getattr(trainer, "needs_checkpoint", True):
         logger.warning("Note: the run of %s trained nothing; %s answers as it is", run.path, run.cfg.MODEL.BACKBONE.NAME)
         return None
-    folder = find_adapter(run.path, epoch)
-    trainer.load_model(str(run.path), epoch=epoch)
+    place = run.weights or run.path
+    folder = find_adapter(place, epoch)
+    trainer.load_model(str(place), epoch=epoch)
     return folder.relative_to(run.path).as_posix()
 
 
