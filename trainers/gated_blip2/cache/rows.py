@@ -115,9 +115,15 @@ def checksum(image: bytes, parts: Iterator[NDArray[np.uint8]]) -> bytes:
 def find_broken(rows: Rows) -> list[tuple[int, str]]:
     """Return (index, what) of rows that are not finite."""
     names = {"tokens": "ViT tokens", "features": "style vector", "logits": "style logits"}
-    found = {name: torch.isfinite(part).flatten(1).all(dim=1).tolist() for name, part in rows.parts().items()}
+    found = {name: _are_finite(part).tolist() for name, part in rows.parts().items()}
     return [
         (index, ", ".join(names[name] for name, finite in found.items() if not finite[index]))
         for index in range(len(rows))
         if not all(finite[index] for finite in found.values())
     ]
+
+
+def _are_finite(part: Tensor) -> Tensor:
+    """Return whether each row is finite, (B,); a finite sum shows it many times faster on a CPU."""
+    finite = torch.isfinite(part.flatten(1).sum(dim=1, dtype=torch.float32))
+    return finite if finite.all() else torch.isfinite(part).flatten(1).all(dim=1)

@@ -42,3 +42,7 @@ def test_broken_rows_are_named_with_their_part() -> None:
     rows.logits[2, 0] = torch.nan
     rows.features[0, 1] = -torch.inf
     assert find_broken(rows) == [(0, "style vector"), (2, "ViT tokens, style logits")]
+
+
+def test_a_sum_that_overflows_is_no_broken_row() -> None:
+    assert find_broken(Rows(torch.full((2, 5, 8), 3e38), torch.full((2, 6), -3e38))) == []
