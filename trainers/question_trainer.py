@@ -36,11 +36,13 @@ class QuestionTrainer(TunedTrainer):
     Attributes:
         loaded: The base model as it was read; has `base`, an `adapters.BaseModel`.
         report: `report.json` of the run; set by `build_model`.
+        stores_best_state: Whether the best epoch gets a checkpoint of Dassl's beside its adapter.
     """
 
     resumes_mid_epoch = True
     zero_window = 20
     answers_questions = True
+    stores_best_state = True
 
     loaded: Any
     report: RunReport
@@ -145,15 +147,12 @@ class QuestionTrainer(TunedTrainer):
 
     def save_model(self, epoch: int, directory: str, *args: Any, **kwargs: Any) -> None:
         """Write Dassl's checkpoint, and the adapter beside it; see `CHECKPOINT.KEEP`."""
-        super().save_model(epoch, directory, *args, **kwargs)
         best = kwargs.get("model_name", "") == BEST_MODEL
-        self._save_adapter(epoch, directory, kwargs.get("val_result"), best=best)
-        if not best:
-            keep = self.settings.CHECKPOINT.KEEP
-            adapters.prune_epochs(Path(directory, self.registered_name), keep, f"model.pth.tar-{epoch + 1}")
-
-    def _save_adapter(self, epoch: int, directory: str, result: float | None, *, best: bool) -> None:
+        if self.stores_best_state or not best:
+            super().save_model(epoch, directory, *args, **kwargs)
+        keep, result = self.settings.CHECKPOINT.KEEP, kwargs.get("val_result")
         scores = {} if result is None else {"val": result}
-        keep = self.settings.CHECKPOINT.KEEP
         for folder in self.store_adapter(directory, epoch + 1, scores=scores, keep=keep, best=best):
             logger.info("Adapter saved to %s", folder)
+        if not best:
+            adapters.prune_epochs(Path(directory, self.registered_name), keep, f"model.pth.tar-{epoch + 1}")

@@ -192,7 +192,7 @@ class RunFolder:
         """From now on, every test of `trainer` also goes into results.json, in full precision.
 
         Works for any trainer on either engine: the evaluator's dictionary is caught inside `trainer.test`, which itself returns
-        its first number only.
+        its first number only. Figures that a trainer leaves in `further_results` while it is tested join them.
         """
         evaluate, test = trainer.evaluator.evaluate, trainer.test
         caught: dict[str, float] = {}
@@ -206,6 +206,7 @@ class RunFolder:
             caught.clear()
             first = test(split)
             if caught:
+                caught.update(getattr(trainer, "further_results", {}))
                 name = split or self._cfg.TEST.SPLIT
                 has_val = trainer.val_loader is not None
                 self._write_results("test" if name == "val" and not has_val else name, dict(caught))

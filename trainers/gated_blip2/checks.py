@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 import torch
 from yacs.config import CfgNode
@@ -15,13 +14,13 @@ from trainers.gated_blip2.cache.key import problems_with_augmentation
 from trainers.gated_blip2.config import CHOICES, CONTROLS, RANGES
 from trainers.gated_blip2.presets import PRESETS
 from trainers.gated_blip2.prompts import problems_with_template
+from trainers.gated_blip2.style.encoder import find_checkpoint_problems
+from trainers.gated_blip2.style.source import find_source_problems
 from trainers.schedules import problems_with_schedule
 
 NAME = "TRAINER.GATEDBLIP2"
 EVALUATOR = "VQA"
 LIBRARIES = ("transformers",)
-SHIPPED_STYLE = "tiny_style"
-SHUFFLED_BATCH = 2  # samples that a permutation needs
 
 
 def find_problems(cfg: CfgNode) -> list[str]:
@@ -100,23 +99,12 @@ def _gate_problems(node: CfgNode) -> list[str]:
 
 
 def _style_problems(cfg: CfgNode, node: CfgNode) -> list[str]:
+    """What needs no file to be read; unknown words are reported already."""
     style, problems = node.STYLE, []
-    if not style.CHECKPOINT and style.FALLBACK == "none":
-        problems.append(
-            f"{NAME}.STYLE.CHECKPOINT is empty; expected {SHIPPED_STYLE} (for MiniScenes), or a file; "
-            "scripts/pretrain_style_encoder.py makes one; for a smoke test set STYLE.FALLBACK imagenet or random"
+    if all(style[key] in CHOICES[f"STYLE.{key}"] for key in ("ARCH", "FALLBACK")):
+        problems += find_checkpoint_problems(
+            style.ARCH, style.CHECKPOINT, classes_file=style.CLASSES_FILE, fallback=style.FALLBACK
         )
-    if style.CHECKPOINT not in ("", SHIPPED_STYLE) and not Path(style.CHECKPOINT).is_file() and style.FALLBACK == "none":
-        problems.append(
-            f"{NAME}.STYLE.CHECKPOINT is {style.CHECKPOINT!r}: there is no such file (looked in {Path.cwd()}); correct the "
-            "path, or make one by scripts/pretrain_style_encoder.py; for a smoke test set STYLE.FALLBACK imagenet or random"
-        )
-    if style.CLASSES_FILE and not Path(style.CLASSES_FILE).is_file():
-        problems.append(f"{NAME}.STYLE.CLASSES_FILE is {style.CLASSES_FILE!r}: there is no such file; expected a JSON list")
-    batch = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
-    if style.SOURCE == "shuffled" and batch < SHUFFLED_BATCH:
-        problems.append(
-            f"{NAME}.STYLE.SOURCE is 'shuffled', which permutes the styles of a batch, but DATALOADER.TRAIN_X.BATCH_SIZE is "
-            f"{batch}; expected {SHUFFLED_BATCH} or more"
-        )
+    if style.SOURCE in CHOICES["STYLE.SOURCE"]:
+        problems += find_source_problems(style.SOURCE, batch_size=cfg.DATALOADER.TRAIN_X.BATCH_SIZE)
     return problems

@@ -18,7 +18,6 @@ from trainers.question_items import extras_of, references_of
 UNKNOWN_STYLE = -1
 NEEDED = ("question", "answers")  # extras of every VQA data set
 LISTED = 10
-SOURCE = "TRAINER.GATEDBLIP2.STYLE.SOURCE"
 
 View = Callable[[Image.Image], Tensor]
 
@@ -132,20 +131,33 @@ def problems_with_texts(splits: dict[str, Sequence[Datum]]) -> list[str]:
     return _list_faults({"item(s) have an empty question": silent, "training question(s) have no answer": open_ones})
 
 
+def find_long_questions(items: Sequence[Datum], encode: Callable[[str, str], Any]) -> tuple[list[str], int]:
+    """Return messages for training items that do not fit into the language model, and how many questions are cut.
+
+    Args:
+        items: Of the training split.
+        encode: Question, answer -> token ids with `cut`; raises ValueError for what cannot be encoded.
+    """
+    broken, n_cut = [], 0
+    for item in items:
+        question = _question_of(item)
+        try:
+            n_cut += any([encode(question, answer).cut for answer in references_of(item)])
+        except ValueError as error:
+            broken.append(f"{item.impath}: {error}")
+    return _list_faults({"training question(s) cannot be encoded": broken}), n_cut
+
+
 def problems_with_styles(items: Sequence[Datum], names: StyleNames | None) -> list[str]:
-    """Return a message if the data's styles are needed and some are not among the encoder's, or none is known.
+    """Return a message for styles of the data that the encoder does not know; for runs that learn from them.
 
     Args:
         items: Of all splits.
         names: Styles of the encoder.
     """
-    if names is None:
-        return [f"{SOURCE} is 'label', but the style encoder's classes are no styles; see STYLE.CLASSES_FILE"]
-    styles = [extras_of(item).get("style", "") for item in items]
-    if not any(styles):
-        return [f"{SOURCE} is 'label', but no item of the data set has a style; expected features or logits"]
-    unknown = dict.fromkeys(style for style in styles if style and style_index(names, style) == UNKNOWN_STYLE)
-    return _list_faults({"style(s) of the data set are unknown to the style encoder": list(unknown)})
+    styles = dict.fromkeys(extras_of(item).get("style", "") for item in items)
+    unknown = [style for style in styles if style and style_index(names, style) == UNKNOWN_STYLE]
+    return _list_faults({"style(s) of the data set are unknown to the style encoder": unknown})
 
 
 def _list_faults(found: dict[str, list[str]]) -> list[str]:
