@@ -71,5 +71,5 @@ def _load(network: EfficientNet, stored: Mapping[str, Tensor], source: str) -> N
         logger.info("The classifier of %s classes starts at random", len(own[head[0]]))
     differences = find_differences(kept, own)
     if differences:
-        raise ValueError(f"{source} does not fit the network: {len(differences)} differences, {'; '.join(differences[:3])}")
+        raise ValueError(f"{source} does not fit the network, {len(differences)} times: {'; '.join(differences[:3])}")
     network.load_state_dict(kept)
