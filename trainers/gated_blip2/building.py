@@ -24,6 +24,8 @@ from trainers.gated_blip2.model import GatedBlip2Model
 from trainers.gated_blip2.presets import PRESETS, Preset, build_conditioner, trainable_parts
 from trainers.gated_blip2.prompts import PromptEncoder
 from trainers.gated_blip2.style.encoder import StyleEncoder, StyleOutput, load_style_encoder
+from trainers.gated_blip2.style.files import find_style_file
+from trainers.gated_blip2.style.networks import width_of
 from trainers.gated_blip2.style.source import StyleSource
 from trainers.parameter_groups import Trainables
 
@@ -112,9 +114,10 @@ def load_towers(cfg: CfgNode, prec: str, device: torch.device) -> Towers:
 
 
 def _load_style(node: CfgNode, device: torch.device) -> StyleEncoder | None:
-    """Load the style encoder; without gates one that is named serves for caches that other presets share."""
+    """Load the style encoder; where none is needed, one that is there serves for rows of answers and shared caches."""
     style = node.STYLE
-    if not settings.has_gates(node) and not style.CHECKPOINT:
+    if not settings.needs_style_encoder(node) and find_style_file(style.CHECKPOINT) is None:
+        logger.info("No style encoder: %s.STYLE.CHECKPOINT is %r", settings.NODE, style.CHECKPOINT)
         return None
     return load_style_encoder(
         style.ARCH, style.CHECKPOINT, classes_file=style.CLASSES_FILE, fallback=style.FALLBACK, device=device
@@ -160,8 +163,10 @@ def build_system(towers: Towers, node: CfgNode, prec: str, device: torch.device)
 def _build_source(node: CfgNode, encoder: StyleEncoder | None) -> StyleSource | None:
     if not settings.has_gates(node):
         return None
-    n_classes = None if encoder.class_names is None else len(encoder.class_names)
-    return StyleSource(node.STYLE.SOURCE, width=encoder.width, n_classes=n_classes, dropout=node.STYLE.DROPOUT)
+    names = None if encoder is None else encoder.class_names
+    width = width_of(node.STYLE.ARCH) if encoder is None else encoder.width
+    n_classes = None if names is None else len(names)
+    return StyleSource(node.STYLE.SOURCE, width=width, n_classes=n_classes, dropout=node.STYLE.DROPOUT)
 
 
 def build_encoder(loaded: LoadedBlip2, node: CfgNode) -> PromptEncoder:

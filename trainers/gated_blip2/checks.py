@@ -101,7 +101,8 @@ def _gate_problems(node: CfgNode) -> list[str]:
 def _style_problems(cfg: CfgNode, node: CfgNode) -> list[str]:
     """What needs no file to be read; unknown words are reported already."""
     style, problems = node.STYLE, []
-    if all(style[key] in CHOICES[f"STYLE.{key}"] for key in ("ARCH", "FALLBACK")):
+    known = all(style[key] in CHOICES[f"STYLE.{key}"] for key in ("ARCH", "FALLBACK"))
+    if known and settings.needs_style_encoder(node):
         problems += find_checkpoint_problems(
             style.ARCH, style.CHECKPOINT, classes_file=style.CLASSES_FILE, fallback=style.FALLBACK
         )

@@ -7,6 +7,7 @@ from yacs.config import CfgNode
 from trainers.gated_blip2.gates import GateOptions
 from trainers.gated_blip2.presets import PRESETS
 
+NODE = "TRAINER.GATEDBLIP2"
 # Dassl's default of INPUT.SIZE, px: here it stands for the size that the model's own processor names.
 OWN_SIZE = 224
 
@@ -35,3 +36,8 @@ def gate_options(node: CfgNode) -> GateOptions:
 def has_gates(node: CfgNode) -> bool:
     """Whether style reaches the Q-Former at all; if not, no style encoder is built."""
     return PRESETS[node.PRESET].conditioner != "none"
+
+
+def needs_style_encoder(node: CfgNode) -> bool:
+    """Whether nothing works without a style encoder: with `STYLE.SOURCE zeros` every style is unknown anyway."""
+    return has_gates(node) and node.STYLE.SOURCE != "zeros"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 from torchvision.models import efficientnet_b3
 from torchvision.models.efficientnet import EfficientNet, FusedMBConvConfig, MBConvConfig
@@ -80,6 +81,12 @@ def build_network(arch: str, n_classes: int | None) -> EfficientNet:
     if n_classes is None:
         network.classifier = nn.Identity()
     return network
+
+
+def width_of(arch: str) -> int:
+    """Return the width of an architecture's pooled features; nothing is allocated for it."""
+    with torch.device("meta"):
+        return feature_width(build_network(arch, None))
 
 
 def feature_width(network: EfficientNet) -> int:
