@@ -133,7 +133,7 @@ def _load_file(arch: str, file: StyleFile, classes_file: str) -> StyleEncoder:
     """Build the network that a file's tensors ask for, and load them."""
     card = file.card
     if card is not None and card.arch != arch:
-        raise ValueError(f"{ARCH_KEY} is {arch!r}, but {file.path} is a {card.arch}: set {ARCH_KEY} {card.arch}")
+        raise ValueError(f"{ARCH_KEY} is {arch!r}, but {file.path} is {card.arch}: set {ARCH_KEY} to that")
     listed = read_classes_file(classes_file) if classes_file else None
     state = dict(file.state)
     if is_timm_layout(state):

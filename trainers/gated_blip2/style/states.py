@@ -64,13 +64,11 @@ def _is_state(content: Any) -> bool:
 
 def _describe(content: Any, passed: list[str]) -> str:
     """Say what was found where weights were expected."""
-    place = "".join(f"[{name!r}]" for name in passed)
+    place = "".join(f"[{name!r}]" for name in passed) or "it"
     if not isinstance(content, Mapping):
-        return f"found a {type(content).__name__} {place}".rstrip()
-    if passed and content and all(isinstance(name, str) for name in content):
-        strangers = [f"{name} ({type(value).__name__})" for name, value in content.items() if not isinstance(value, Tensor)]
-        return f"entries of {place} are no tensors: {', '.join(strangers[:SHOWN]) or 'it is empty'}"
-    return f"its entries are {', '.join(str(name) for name in list(content)[:SHOWN]) or 'none'}"
+        return f"found a {type(content).__name__}"
+    others = [f"{name} ({type(value).__name__})" for name, value in content.items() if not isinstance(value, Tensor)]
+    return f"{place} has entries that are no tensors: {', '.join(others[:SHOWN])}" if others else f"{place} is empty"
 
 
 def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
