@@ -18,6 +18,7 @@ from dassl.data.datasets import Datum
 
 from trainers import adapters
 from trainers.accumulation import WeightedLosses
+from trainers.adapter_facts import LoadedAdapter
 from trainers.question_items import references_of, target_of
 from trainers.run_facts import hash_data, splits_of
 from trainers.run_identity import check_identity
@@ -132,6 +133,18 @@ class QuestionTrainer(TunedTrainer):
         self._epoch_loss = list(state["epoch_loss"])
 
     # Stored models
+
+    def note_loaded(self, found: LoadedAdapter) -> None:
+        """Say which adapter was loaded, and keep what it learned from otherwise.
+
+        Args:
+            found: What `load_adapter` of the room returned.
+        """
+        logger.info("Loaded %s (epoch %s)", found.path, found.epoch)
+        self.notes = found.notes
+        if self.notes and not self.report.exists():  # an evaluation in a folder of its own
+            self.report.add_facts(loaded=str(found.path), notes=list(self.notes))
+            self.report.write()
 
     @abstractmethod
     def store_adapter(self, directory: str, epoch: int, *, scores: Mapping[str, float], keep: str, best: bool) -> list[Path]:

@@ -199,11 +199,7 @@ class BgObjLLaVA(QuestionTrainer):
         from trainers.bgobj_llava.storage.artifact import load_adapter
 
         found = load_adapter(directory, epoch, parameters=self.system.parameters, facts=self._facts(), probe=self._probe)
-        logger.info("Loaded %s (epoch %s)", found.path, found.epoch)
-        self.notes = found.notes
-        if self.notes and not self.report.exists():  # an evaluation in a folder of its own
-            self.report.add_facts(loaded=str(found.path), notes=list(self.notes))
-            self.report.write()
+        self.note_loaded(found)
 
     def _facts(self) -> Any:
         from trainers.bgobj_llava.storage.artifact import describe_model

@@ -36,7 +36,7 @@ from trainers.gated_blip2.data import (
 )
 from trainers.gated_blip2.presets import parameter_groups
 from trainers.gated_blip2.prompts import TextBatch, collate
-from trainers.question_items import problems_with_questions
+from trainers.question_items import extras_of, problems_with_questions
 from trainers.question_trainer import QuestionTrainer
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class GatedBLIP2(QuestionTrainer):
 
     def build_model(self) -> None:
         """Build the model, register what trains, and say what was built."""
-        from trainers.gated_blip2 import building
+        from trainers.gated_blip2 import building, run_reports
         from trainers.gated_blip2.features import FeatureReader
 
         node = self.settings
@@ -140,6 +140,7 @@ class GatedBLIP2(QuestionTrainer):
         groups = parameter_groups(self.system.parts, self.cfg.OPTIM.WEIGHT_DECAY)
         if groups:
             self.register_trainables(self.system.trainables, groups)
+        self.report.add_facts(**run_reports.describe_system(self.system, self.cfg, groups, self.prec))
         self.features = FeatureReader(self.model, self.towers.style_encoder, self.towers.views, self.device)
         self._ready: list[DataLoader] = []  # loaders whose pictures are in the cache
         self._answerer: Answerer | None = None
@@ -181,8 +182,31 @@ class GatedBLIP2(QuestionTrainer):
         """Check the data and resume, as Dassl does, then encode every picture; afterwards write what trains."""
         super().before_train()
         self._fill_cache(self.train_loader_x, self.validation_loader, self.val_loader, self.test_loader)
+        from trainers.gated_blip2 import run_reports
+        from trainers.gated_blip2.report import GateReport
+
         self.report.resume(self.start_epoch)
         self.report.add_facts(base=self.loaded.base.id, preset=self.settings.PRESET, questions_cut=self.n_cut)
+        self.report.add_parameters(run_reports.parameter_rows(self.system, self.groups))
+        probe = run_reports.build_probe(self.system, self.features, self.validation_loader or self.test_loader, self.device)
+        self.watch = GateReport(
+            self.groups, self.write_scalar, device=self.device, context=self.model.context, probe=probe
+        )
+
+    def before_epoch(self) -> None:
+        """See `QuestionTrainer`."""
+        super().before_epoch()
+        self.watch.before_epoch()
+        self._n_read = self.features.n_read
+
+    def before_clipping(self) -> None:
+        """See `SteppingTrainer`."""
+        self.watch.before_clipping()
+
+    def epoch_figures(self) -> dict[str, Any]:
+        """See `QuestionTrainer`: gates, gradients, speed, memory, and how far answers have moved."""
+        hits = self.features.n_read - self._n_read if self.settings.CACHE.ENABLE else None
+        return self.watch.after_epoch(self.epoch, cache_hits=hits)
 
     def parse_batch_train(self, batch: dict) -> TrainBatch:
         """Take features, styles and texts from a batch."""
@@ -196,6 +220,7 @@ class GatedBLIP2(QuestionTrainer):
         words = np.random.SeedSequence([STYLE_DRAWS, self.mid_epoch.seed, self.epoch, self.batch_idx])
         draws = torch.Generator().manual_seed(int(words.generate_state(1)[0]))
         style = self.system.style_of(batch.rows, batch.labels, training=True, generator=draws)
+        self.watch.after_batch(len(batch.text))
         return self.answer_losses(self.model.loss(batch.rows.tokens, style, batch.text))
 
     # Stored models
@@ -239,8 +264,7 @@ class GatedBLIP2(QuestionTrainer):
         from trainers.gated_blip2.artifact import load_adapter
 
         found = load_adapter(directory, epoch, parameters=self.system.parameters, facts=self._facts())
-        logger.info("Loaded %s (epoch %s)", found.path, found.epoch)
-        self.notes = found.notes
+        self.note_loaded(found)
 
     # Test
 
@@ -281,7 +305,7 @@ class GatedBLIP2(QuestionTrainer):
         return self._questions(batch), self.targets_of(batch)
 
     def model_inference(self, input: Questions) -> list[dict[str, Any]]:
-        """Return one row per question: `answer`, `log_prob`, `truncated`, and what the style encoder saw."""
+        """Return one row per question; see `Answerer.answer`."""
         rows = self._answerer.answer(input)
         self._said += controls.answers_of(rows)
         return rows
@@ -320,18 +344,19 @@ class GatedBLIP2(QuestionTrainer):
         from trainers.gated_blip2.answering import Answerer
 
         self.set_model_mode("eval")
+        self.tested_items = items
         self._answerer = Answerer(self.system, self.settings)
-
-    def finish_prediction(self) -> None:
-        """Nothing more is asked."""
-        self._answerer = None
 
     def predict_rows(self, batch: dict) -> list[dict[str, Any]]:
         """Return one row per question of a loader's batch; one that cannot be asked has an `error`."""
-        rows = self._answerer.answer_or_explain(self._questions(batch))
-        return [{"style" if name == "seen_style" else name: value for name, value in row.items()} for row in rows]
+        from trainers.gated_blip2.answering import predicted_row
+
+        named = [extras_of(self.tested_items[index]).get("style", "") for index in batch["index"].tolist()]
+        return [predicted_row(row) for row in self._answerer.answer_or_explain(self._questions(batch), named)]
 
     def prediction_facts(self) -> dict[str, Any]:
         """Return what holds for all answers alike."""
         node = self.settings
-        return {"preset": node.PRESET, "style_source": node.STYLE.SOURCE, "notes": list(self.notes)}
+        generation = {"num_beams": node.GEN.NUM_BEAMS, "max_new_tokens": node.GEN.MAX_NEW_TOKENS}
+        facts = {"preset": node.PRESET, "style_source": node.STYLE.SOURCE, "generation": generation}
+        return facts | {"questions_cut": self._answerer.n_cut, "notes": list(self.notes)}
