@@ -128,7 +128,8 @@ def answer(args: argparse.Namespace, run: "TrainedRun", output: "Path") -> int:
         trainer, checkpoint = load_trainer(run, args.load_epoch)
         tally = AnswerTally()
         write_rows(output, tally.count(answer_questions(trainer, found.asked)))
-    facts = describe_answers(trainer, run, checkpoint) | dataclasses.asdict(tally)
+    counts = {name: count for name, count in dataclasses.asdict(tally).items() if count is not None}
+    facts = describe_answers(trainer, run, checkpoint) | counts
     return conclude(output, facts, tally, found.others, trainer.device, started)
 
 
