@@ -17,7 +17,7 @@ __all__ = ["MemoryPlan", "estimate_memory", "quantised_bytes", "weight_bytes"]
 # Bytes per number of a quantised Linear: weights, and what scales them (int8: per row, which is nothing; nf4: fp32 per 64).
 QUANTISED = {"int8": 1.0, "nf4": 0.5 + FP32_BYTES / 64}
 AUTOCAST_PARTS = ("qformer", "language_projection")
-TOWERS = ("vision_model",)  # what a full cache sends away; the last LayerNorm stays where it trains
+TOWERS = ("vision_model",)  # what a full cache sends away; the last LayerNorm, which may train, counts as staying
 
 
 @dataclass(frozen=True)
@@ -122,16 +122,22 @@ def _language_model_keeps(blip2: nn.Module, plan: MemoryPlan) -> int:
 def _qformer_keeps(blip2: nn.Module, trained: Mapping[str, nn.Parameter], plan: MemoryPlan) -> int:
     """Return bytes per sample: rows of the queries in every layer, and of the picture where there is cross-attention.
 
-    A map that trains keeps its input too. Gated keys and values are kept before and after the gate.
+    A map that trains keeps its input too, under autocast a cast of its own; dropouts keep a byte per number. Gated keys and
+    values are kept before and after the gate, the picture's tokens once.
     """
     config, queries = blip2.config.qformer_config, blip2.config.num_query_tokens
     stored = blip2.qformer.layernorm.weight.dtype
     norm_size, size = stored.itemsize, (plan.compute_dtype or stored).itemsize
-    width, inner = config.hidden_size, config.intermediate_size
+    width, inner, seen = config.hidden_size, config.intermediate_size, config.encoder_hidden_size
     whole = any("output_query" in name for name in trained)
     cross_trains = any("crossattention" in name for name in trained)
-    block = 2 * width * norm_size + (4 * width + inner + (2 * width + inner if whole else 0)) * size
-    cross = width * norm_size + (2 * width + (width if cross_trains else 0)) * size
-    picture = 4 * width * size + (config.encoder_hidden_size * size if cross_trains else 0)
+    block = 2 * width * norm_size + (4 * width + inner) * size
+    if whole:  # inputs of queries, keys and values, of the inner map and of the one after it; two dropouts
+        block += ((2 if size == norm_size else 4) * width + inner) * size + 2 * width
+    cross = width * norm_size + 2 * width * size + (width * (size + 1) if cross_trains else 0)
     n_cross = len(cross_attention_layers(blip2.qformer))
-    return queries * (config.num_hidden_layers * block + n_cross * cross) + n_cross * plan.n_tokens * picture
+    tokens = seen * size if cross_trains else 0
+    if any("post_layernorm" in name for name in trained):
+        tokens += seen * FP32_BYTES
+    pictures = plan.n_tokens * (n_cross * 4 * width * size + tokens)
+    return queries * (config.num_hidden_layers * block + n_cross * cross) + pictures
