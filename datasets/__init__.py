@@ -5,7 +5,9 @@ ensure_dassl()
 
 from datasets import (  # noqa: E402  (the engine must be found first)
     abstract_paintings,
+    aqua,
     artphoto,
+    artquest,
     caltech101,
     caption_files,
     cifar,
@@ -39,7 +41,9 @@ from datasets import (  # noqa: E402  (the engine must be found first)
 
 __all__ = [
     "abstract_paintings",
+    "aqua",
     "artphoto",
+    "artquest",
     "caltech101",
     "caption_files",
     "cifar",

@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from clip_ext.style_names import StyleNames
 from datasets.data_folders import ImageFinder
 from datasets.image_files import find_broken
 from datasets.row_faults import Fault, Faults
@@ -17,19 +19,20 @@ Asked = tuple[Path, Record]  # an image that exists, and a question about it
 
 
 def check_parts(
-    parts: Mapping[str, Sequence[Reading]], find: ImageFinder, *, skip: bool, styles: Sequence[str] = ()
+    parts: Mapping[str, Sequence[Reading]], find: ImageFinder, *, skip: bool, styles: StyleNames | None = None
 ) -> dict[str, list[Asked]]:
     """Return the usable questions of every part, with their images.
 
     Unusable are: unreadable rows, missing and corrupt images, empty questions and answers, rows that stand twice in a part,
-    images shared between parts (with `skip` they leave the earlier of train, val, test), and styles outside `styles`. A test
-    part of which no row has an answer is unlabelled: its questions are for prediction.
+    images shared between parts (with `skip` they leave the earlier of train, val, test), and styles that `styles` does not
+    know; those that it knows by another spelling get its own. A test part of which no row has an answer is unlabelled: its
+    questions are for prediction.
 
     Args:
         parts: train, val or test -> what its file holds.
         find: Finds images.
         skip: Leave unusable rows out and log them, instead of stopping.
-        styles: Allowed styles; () allows all.
+        styles: Allowed styles; None allows all.
     Raises:
         ValueError: For all unusable rows, or a part of which nothing is left.
     """
@@ -53,7 +56,9 @@ def check_parts(
     return usable
 
 
-def _check_texts(readings: Iterable[Reading], faults: Faults, styles: Sequence[str], *, may_lack: bool) -> Iterable[Record]:
+def _check_texts(
+    readings: Iterable[Reading], faults: Faults, styles: StyleNames | None, *, may_lack: bool
+) -> Iterable[Record]:
     for row in readings:
         if isinstance(row, Fault):
             faults.add(row.reason, row.origin)
@@ -61,10 +66,19 @@ def _check_texts(readings: Iterable[Reading], faults: Faults, styles: Sequence[s
             faults.add("empty question", row.origin)
         elif not row.answers and not may_lack:
             faults.add("empty answer", row.origin)
-        elif styles and row.style and row.style not in styles:
-            faults.add("unknown style", f"{row.origin}: {row.style}")
-        else:
+        elif styles is None or not row.style:
             yield row
+        else:
+            yield from _with_known_style(row, styles, faults)
+
+
+def _with_known_style(record: Record, styles: StyleNames, faults: Faults) -> Iterable[Record]:
+    try:
+        number = styles.index(record.style)
+    except ValueError as error:
+        faults.add("unknown style", f"{record.origin}: {error}")
+    else:
+        yield replace(record, style=styles.names[number])
 
 
 def _find_images(records: Iterable[Record], find: ImageFinder, faults: Faults) -> Iterable[Asked]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
+from clip_ext.style_names import StyleNames
 from datasets.base import Item, NamedClassesDataset
 from datasets.data_folders import (
     ImageFinder,
@@ -20,7 +21,7 @@ from datasets.data_folders import (
 from datasets.text_decode import FileForm, parse_columns
 from datasets.vqa_checks import Asked, check_parts
 from datasets.vqa_files import read_questions
-from datasets.vqa_records import ALIASES, DEFAULT_TYPE, Reading
+from datasets.vqa_records import ALIASES, DEFAULT_TYPE, Reading, Record
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,11 @@ class VQADataset(NamedClassesDataset):
 
     Attributes:
         usual_folders: Folders below DATASET.ROOT that are looked for when DATASET.VQA.DIR is empty; "" = ROOT itself.
-        styles: Allowed styles; () allows all.
+        prefixes: Of usual file names, beside the folder's own name and an underscore.
+        image_folders: Folders that image paths are relative to, where DATASET.VQA.IMAGES names none.
+        columns: Ours -> theirs, where the published files have names of their own.
+        style_names: Allowed styles, which may be written in other ways too; None allows all.
+        published_sizes: Part -> published number of questions.
         labels_are_question_types: No texts describe such labels.
         folder: Where the files lie.
         form: How they are written.
@@ -48,7 +53,11 @@ class VQADataset(NamedClassesDataset):
     """
 
     usual_folders: Sequence[str] = ("",)
-    styles: Sequence[str] = ()
+    prefixes: Sequence[str] = ("",)
+    image_folders: Sequence[str] = IMAGE_FOLDERS
+    columns: Mapping[str, str] = {}
+    style_names: StyleNames | None = None
+    published_sizes: Mapping[str, int] = {}
     labels_are_question_types = True
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -59,7 +68,8 @@ class VQADataset(NamedClassesDataset):
         try:
             self.form = FileForm(NODE, settings.ENCODING)
             parts = self.read_parts(settings)
-            found = check_parts(parts, ImageFinder(self.find_images(settings)), skip=skip, styles=self.styles)
+            self._note_sizes(parts)
+            found = check_parts(parts, ImageFinder(self.find_images(settings)), skip=skip, styles=self.style_names)
             complete, self.split_kind = complete_parts(found, cfg)
         except (ValueError, FileNotFoundError) as error:
             raise type(error)(f"data set {type(self).__name__} in {self.folder}: {error}") from error
@@ -77,13 +87,14 @@ class VQADataset(NamedClassesDataset):
         Raises:
             ValueError: For everything that is wrong with the files (names them).
         """
-        form = replace(self.form, columns=parse_columns(settings.COLUMNS, tuple(ALIASES), NODE))
+        named = parse_columns(settings.COLUMNS, tuple(ALIASES), NODE)
+        form = replace(self.form, columns={**self.columns, **named})
         files = {part: self.find_files(part, settings[part.upper()]) for part in PARTS}
         parts: dict[str, Sequence[Reading]] = {}
         problems = []
         for part, paths in files.items():
             try:
-                parts |= {part: read_questions(paths, form)} if paths else {}
+                parts |= {part: [self._adapt(row) for row in read_questions(paths, form)]} if paths else {}
             except (ValueError, FileNotFoundError) as error:
                 problems.append(f"DATASET.VQA.{part.upper()}: {error}")
         if not any(files.values()):
@@ -101,7 +112,8 @@ class VQADataset(NamedClassesDataset):
         """
         if named:
             return [self.folder / name.strip() for name in named.split(",")]
-        stems = [f"{prefix}{stem}" for stem in STEMS[part] for prefix in ("", f"{self.folder.name}_")]
+        prefixes = dict.fromkeys((*self.prefixes, f"{self.folder.name}_"))
+        stems = [f"{prefix}{stem}" for stem in STEMS[part] for prefix in prefixes]
         return discover(self.folder, stems, SUFFIXES, part, f"{NODE}.{part.upper()}")
 
     def find_images(self, settings: CfgNode) -> list[Path]:
@@ -110,7 +122,20 @@ class VQADataset(NamedClassesDataset):
         Raises:
             FileNotFoundError: If DATASET.VQA.IMAGES names none.
         """
-        return find_image_folders(self.folder, settings.IMAGES, IMAGE_FOLDERS, f"{NODE}.IMAGES")
+        return find_image_folders(self.folder, settings.IMAGES, self.image_folders, f"{NODE}.IMAGES")
+
+    def adapt(self, record: Record) -> Reading:
+        """Return a row as this data set wants it, or what is wrong with it; here the row itself."""
+        return record
+
+    def _adapt(self, row: Reading) -> Reading:
+        return self.adapt(row) if isinstance(row, Record) else row
+
+    def _note_sizes(self, parts: Mapping[str, Sequence[Reading]]) -> None:
+        for part, size in self.published_sizes.items():
+            if part in parts and len(parts[part]) != size:
+                count = len(parts[part])
+                logger.warning("%s: %s has %s questions; published are %s", type(self).__name__, part, f"{count:,}", f"{size:,}")
 
     @classmethod
     def _check_keys(cls, cfg: CfgNode) -> None:
