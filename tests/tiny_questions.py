@@ -81,8 +81,12 @@ def settings_of(world: Path, output: Path, node: str) -> dict[str, Any]:
     }
 
 
-def first_logits(trainer: Any, batch: Any) -> torch.Tensor:
-    """Return the scores of the first token of every answer of a parsed test batch, (N, V), computed in one pass each."""
+def first_logits(trainer: Any) -> torch.Tensor:
+    """Return the scores of the first token of every answer to the test questions, (N, V), computed in one pass each."""
+    return torch.cat([_logits_of(trainer, trainer.parse_batch_test(batch)[0]) for batch in trainer.test_loader])
+
+
+def _logits_of(trainer: Any, batch: Any) -> torch.Tensor:
     from trainers.bgobj_llava.model.encode import SplitBatch
 
     columns = [np.stack([getattr(split, name) for split in batch.splits]) for name in ("objects", "ring", "stock_order")]

@@ -1,8 +1,8 @@
 """A world small enough for every test: a random 12-block CLIP of width 32 and a data set of eight coloured training images.
 
-Language systems are asked about the same images (`tiny_questions`), or caption them (`tiny_captions`). Also run as a command in
-fresh processes: `python tiny_world.py [CONFIG_YAML RUN_FOLDER EPOCH OUT_FILE]...` rebuilds trainers, loads their weights and
-stores their logits of the test images.
+Language systems are asked about the same images (`tiny_questions`, `tiny_gated`), or caption them (`tiny_captions`). Also run
+as a command in fresh processes: `python tiny_world.py [CONFIG_YAML RUN_FOLDER EPOCH OUT_FILE]...` rebuilds trainers, loads
+their weights and stores their logits of the test images.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from yacs.config import CfgNode
 
 import tiny_captions
+import tiny_gated
 import tiny_questions
 import trainers
 from clip_ext.loader import build_clip
@@ -104,8 +105,8 @@ if "TinyColours" not in DATASET_REGISTRY.registered_names():
     DATASET_REGISTRY.register(TinyColours)
 
 
-# Language systems have worlds of their own.
-WORLDS = {"BgObjLLaVA": tiny_questions.settings_of, "ViECap": tiny_captions.settings_of}
+# Language systems have worlds of their own, which know their settings and what their answers begin with.
+WORLDS = {"BgObjLLaVA": tiny_questions, "GatedBLIP2": tiny_gated, "ViECap": tiny_captions}
 
 
 def make_cfg(world: Path, output: Path, trainer: str, overrides: dict[str, Any] | None = None) -> CfgNode:
@@ -135,7 +136,7 @@ def make_cfg(world: Path, output: Path, trainer: str, overrides: dict[str, Any] 
         "OPTIM.MAX_EPOCH": 2,
         "TRAIN.CHECKPOINT_FREQ": 1,
     }
-    settings |= WORLDS.get(trainer, clip_settings)(world, output, node)
+    settings |= (WORLDS[trainer].settings_of if trainer in WORLDS else clip_settings)(world, output, node)
     for key, value in (overrides or {}).items():
         settings[f"{node}{key}" if key.startswith(".") else key] = value
     cfg.merge_from_list([item for pair in settings.items() for item in pair])
@@ -194,12 +195,10 @@ def node_of(trainer: str) -> CfgNode:
 def test_logits(trainer: Any) -> torch.Tensor:
     """Return the logits of all test images, (N, C); of a language system those of the first token of every answer, (N, V)."""
     trainer.set_model_mode("eval")
-    if type(trainer).__name__ == "ViECap":
-        return tiny_captions.first_logits(trainer)
-    batches = (trainer.parse_batch_test(batch)[0] for batch in trainer.test_loader)
-    if is_language_system(type(trainer).__name__):
-        return torch.cat([tiny_questions.first_logits(trainer, batch) for batch in batches])
-    return torch.cat([trainer.model_inference(batch) for batch in batches])
+    name = type(trainer).__name__
+    if name in WORLDS:
+        return WORLDS[name].first_logits(trainer)
+    return torch.cat([trainer.model_inference(trainer.parse_batch_test(batch)[0]) for batch in trainer.test_loader])
 
 
 test_logits.__test__ = False  # a helper, whatever its name suggests to pytest

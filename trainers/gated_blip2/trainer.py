@@ -159,7 +159,7 @@ class GatedBLIP2(QuestionTrainer):
 
     # Features
 
-    def _fill_cache(self, *loaders: Any) -> None:
+    def fill_cache(self, *loaders: Any) -> None:
         """Let loaders yield rows of the feature cache, once it has all their pictures; without a cache they open these."""
         from trainers.gated_blip2 import building
 
@@ -181,7 +181,7 @@ class GatedBLIP2(QuestionTrainer):
     def before_train(self) -> None:
         """Check the data and resume, as Dassl does, then encode every picture; afterwards write what trains."""
         super().before_train()
-        self._fill_cache(self.train_loader_x, self.validation_loader, self.val_loader, self.test_loader)
+        self.fill_cache(self.train_loader_x, self.validation_loader, self.val_loader, self.test_loader)
         from trainers.gated_blip2 import run_reports
         from trainers.gated_blip2.report import GateReport
 
@@ -273,7 +273,7 @@ class GatedBLIP2(QuestionTrainer):
         uses_val = (split or self.cfg.TEST.SPLIT) == "val" and self.val_loader is not None
         validates = uses_val and split == "val"
         loader = (self.validation_loader if validates else self.val_loader) if uses_val else self.test_loader
-        self._fill_cache(loader)
+        self.fill_cache(loader)
         self._start_answers(loader)
         full, self.val_loader = self.val_loader, loader if uses_val else self.val_loader
         try:
