@@ -37,6 +37,7 @@ from clip_ext.console import accept_any_text  # noqa: E402
 from trainers.config_merge import Setting, merge_settings  # noqa: E402
 from trainers.dataset_keys import add_dataset_keys  # noqa: E402
 from trainers.gated_blip2.style import pretrain  # noqa: E402
+from trainers.gated_blip2.style.networks import find_architecture  # noqa: E402
 from trainers.run_folder import RunFolder, check_resume  # noqa: E402
 from trainers.runs import log_to  # noqa: E402
 
@@ -104,10 +105,11 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     cfg = get_cfg_default()
     add_dataset_keys(cfg.DATASET)
     pretrain.add_config(cfg)
+    side_px = args.image_size or find_architecture(args.arch).view.crop_px
     flags = {
         "DATASET.ROOT": args.root, "DATASET.NON_ART": args.non_art, "OUTPUT_DIR": args.output_dir, "SEED": args.seed,
         "OPTIM.MAX_EPOCH": args.epochs, "OPTIM.LR": args.lr, "DATALOADER.TRAIN_X.BATCH_SIZE": args.batch_size,
-        f"{NODE}.ARCH": args.arch, f"{NODE}.INIT": args.init, f"{NODE}.IMAGE_SIZE": args.image_size,
+        f"{NODE}.ARCH": args.arch, f"{NODE}.INIT": args.init, "INPUT.SIZE": (side_px, side_px),
         f"{NODE}.BALANCE": args.balance, "TRAINER.NAME": pretrain.StyleEncoderTrainer.__name__,
     }  # fmt: skip
     settings = [Setting(key, value, "script") for key, value in (RECIPE | DATA[args.data] | flags).items()]

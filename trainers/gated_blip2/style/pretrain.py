@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +36,17 @@ logger = logging.getLogger(__name__)
 
 # Allowed values of the keys that are words.
 CHOICES: dict[str, tuple[str, ...]] = {"ARCH": tuple(ARCHITECTURES), "BALANCE": ("logit_adjust", "none")}
-# Ranges of the keys that are numbers: (test, words for the message).
-RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "IMAGE_SIZE": (lambda v: v == 0 or v >= 32, "0 (the architecture's own) or 32 px and more")
-}
+MIN_SIDE_PX = 32  # the trunks halve a picture five times
 CROP_SCALE = (0.4, 1.0)  # share of a picture's area that a training crop covers
 JITTER = (0.4, 0.4, 0.4, 0.1)  # of brightness, contrast, saturation, hue: a style is not a colour
 GRAYSCALE_P = 0.1
 
 
 def add_config(cfg: CfgNode) -> None:
-    """Add the node `TRAINER.STYLEENCODERTRAINER` in place."""
+    """Add the node `TRAINER.STYLEENCODERTRAINER` in place; the side of the crop is Dassl's `INPUT.SIZE`."""
     node = cfg.TRAINER.STYLEENCODERTRAINER = CfgNode()
     node.ARCH = "efficientnet_b3"  # efficientnet_b3 | efficientnet_tiny
     node.INIT = "imagenet"  # weights to start from: imagenet (torchvision's, of efficientnet_b3) | random | a file
-    node.IMAGE_SIZE = 0  # side of the crop in px; 0 = the architecture's own
     node.BALANCE = "logit_adjust"  # logit_adjust (log class shares added to the logits in the loss) | none
     node.LABEL_SMOOTHING = 0.1  # [0, 1)
     node.PREC = "auto"  # auto (bf16 autocast on a GPU that has it, else fp32) | fp32 | bf16 | amp | fp16 (both: fp16 autocast)
@@ -74,13 +70,16 @@ class StyleEncoderTrainer(TunedTrainer):
     def config_problems(self, cfg: CfgNode) -> list[str]:
         """See `TunedTrainer`."""
         node, name = cfg.TRAINER[self.node_name()], f"TRAINER.{self.node_name()}"
-        problems = super().config_problems(cfg) + problems_with_choices(node, name, CHOICES, RANGES)
+        problems = super().config_problems(cfg) + problems_with_choices(node, name, CHOICES, {})
+        height, width = cfg.INPUT.SIZE
+        if height != width or width < MIN_SIDE_PX:
+            problems.append(f"INPUT.SIZE (--image-size) is {(height, width)}; expected a square of {MIN_SIDE_PX} px or more")
         return problems + (problems_with_init(node.INIT, node.ARCH) if node.ARCH in ARCHITECTURES else [])
 
     def build_data_loader(self) -> None:
         """Build Dassl's loaders with the views of the architecture."""
         node = self.settings
-        self.view = scale_view(find_architecture(node.ARCH).view, node.IMAGE_SIZE)
+        self.view = scale_view(find_architecture(node.ARCH).view, self.cfg.INPUT.SIZE[0])
         self.dm = DataManager(
             self.cfg, custom_tfm_train=build_train_view(self.view), custom_tfm_test=self.view.transform()
         )
@@ -147,12 +146,9 @@ class StyleEncoderTrainer(TunedTrainer):
         return path
 
 
-def scale_view(view: StyleView, image_size_px: int) -> StyleView:
-    """Return an architecture's view at another size of the crop; 0 leaves it as it is."""
-    if not image_size_px:
-        return view
-    resize_px = round(view.resize_px * image_size_px / view.crop_px)
-    return StyleView(resize_px, image_size_px, view.mean, view.std)
+def scale_view(view: StyleView, crop_px: int) -> StyleView:
+    """Return an architecture's view at another size of the crop."""
+    return StyleView(round(view.resize_px * crop_px / view.crop_px), crop_px, view.mean, view.std)
 
 
 def build_train_view(view: StyleView) -> transforms.Compose:
