@@ -26,7 +26,7 @@ from trainers.gated_blip2.prompts import PromptEncoder
 from trainers.gated_blip2.style.encoder import StyleEncoder, StyleOutput, load_style_encoder
 from trainers.gated_blip2.style.files import find_style_file
 from trainers.gated_blip2.style.networks import width_of
-from trainers.gated_blip2.style.source import StyleSource
+from trainers.gated_blip2.style.source import StyleSource, describe_encoder
 from trainers.parameter_groups import Trainables
 
 logger = logging.getLogger(__name__)
@@ -166,7 +166,8 @@ def _build_source(node: CfgNode, encoder: StyleEncoder | None) -> StyleSource | 
     names = None if encoder is None else encoder.class_names
     width = width_of(node.STYLE.ARCH) if encoder is None else encoder.width
     n_classes = None if names is None else len(names)
-    return StyleSource(node.STYLE.SOURCE, width=width, n_classes=n_classes, dropout=node.STYLE.DROPOUT)
+    told = "" if encoder is None else describe_encoder(encoder, node.STYLE.CHECKPOINT)
+    return StyleSource(node.STYLE.SOURCE, width=width, n_classes=n_classes, dropout=node.STYLE.DROPOUT, encoder=told)
 
 
 def build_encoder(loaded: LoadedBlip2, node: CfgNode) -> PromptEncoder:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from clip_ext.style_names import StyleNames
 from trainers.base import ExtrasWrapper
+from trainers.gated_blip2.style.classes import label_styles
+from trainers.gated_blip2.style.source import find_source_problems
 from trainers.question_items import extras_of, references_of
 
 UNKNOWN_STYLE = -1
@@ -149,15 +151,18 @@ def find_long_questions(items: Sequence[Datum], encode: Callable[[str, str], Any
 
 
 def problems_with_styles(items: Sequence[Datum], names: StyleNames | None) -> list[str]:
-    """Return a message for styles of the data that the encoder does not know; for runs that learn from them.
+    """Return messages for styles of the data that the encoder does not know, with the nearest that it does; and for data that
+    name none, or an encoder that knows none. For runs that learn from the data's styles.
 
     Args:
         items: Of all splits.
         names: Styles of the encoder.
     """
-    styles = dict.fromkeys(extras_of(item).get("style", "") for item in items)
-    unknown = [style for style in styles if style and style_index(names, style) == UNKNOWN_STYLE]
-    return _list_faults({"style(s) of the data set are unknown to the style encoder": unknown})
+    labels, unknown = label_styles([extras_of(item).get("style", "") for item in items], names)
+    problems = _list_faults({"style(s) of the data set are unknown to the style encoder": unknown})
+    if names is None:
+        return problems + find_source_problems("label", n_styles=None)
+    return problems or find_source_problems("label", n_known=sum(label != UNKNOWN_STYLE for label in labels))
 
 
 def _list_faults(found: dict[str, list[str]]) -> list[str]:

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from clip_ext.style_names import NON_ART, StyleNames, wikiart_styles
 
-__all__ = ["IMAGENET_CLASSES", "StyleNames", "label_styles", "name_classes", "read_classes_file"]
-
 IMAGENET_CLASSES = 1000
 KEY = "TRAINER.GATEDBLIP2.STYLE.CLASSES_FILE"
 
@@ -67,16 +65,16 @@ def name_classes(
     return known[n_classes]
 
 
-def label_styles(texts: Sequence[str], class_names: Sequence[str] | None) -> tuple[list[int], list[str]]:
+def label_styles(texts: Sequence[str], names: StyleNames | None) -> tuple[list[int], list[str]]:
     """Return the class that each row's text names, and a message for each different text that names none.
 
     Args:
         texts: The data's styles; "" = unknown.
-        class_names: The encoder's styles; None = it knows none, and every row's style is unknown.
+        names: The encoder's styles; None = it knows none, and every row's style is unknown.
     """
-    if class_names is None:
+    if names is None:
         return [-1] * len(texts), []
-    names, problems, found = StyleNames(class_names), [], {}
+    problems, found = [], {}
     for text in dict.fromkeys(texts):
         try:
             found[text] = names.index(text)

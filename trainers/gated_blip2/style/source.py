@@ -29,6 +29,7 @@ class StyleSource(nn.Module):
         width: Of the encoder's features.
         n_classes: Number of its styles; None if it knows none.
         dropout: Probability that a training sample's style is unknown, [0, 1).
+        encoder: Where the encoder comes from, for messages.
     Attributes:
         width: Of the style vector.
         needs_encoder: Whether `forward` reads the encoder's output.
@@ -36,9 +37,9 @@ class StyleSource(nn.Module):
         ValueError: If the kind or the probability is not allowed, or the encoder knows no styles where they are needed.
     """
 
-    def __init__(self, kind: str, *, width: int, n_classes: int | None, dropout: float = 0.0) -> None:
+    def __init__(self, kind: str, *, width: int, n_classes: int | None, dropout: float = 0.0, encoder: str = "") -> None:
         super().__init__()
-        problems = find_source_problems(kind, n_styles=n_classes)
+        problems = find_source_problems(kind, n_styles=n_classes, encoder=encoder)
         if not 0 <= dropout < 1:
             problems.append(f"{DROPOUT_KEY} is {dropout!r}; expected a probability in [0, 1)")
         if problems:
@@ -113,14 +114,14 @@ def find_source_problems(
     n_styles: int | None = 0,
     n_known: int | None = None,
     batch_size: int | None = None,
-    encoder: str = "the encoder",
+    encoder: str = "",
 ) -> list[str]:
     """Return what is wrong with STYLE.SOURCE, given what is known so far; for `check_cfg` and for the build.
 
     Args:
         kind: STYLE.SOURCE.
         n_styles: Number of the encoder's styles; None = it knows none; 0 = not looked at yet.
-        n_known: Training rows whose style the data names; None = not looked at yet.
+        n_known: Rows of the data that name a style; None = not looked at yet.
         batch_size: DATALOADER.TRAIN_X.BATCH_SIZE; None = not looked at.
         encoder: Where the encoder comes from, for messages (`describe_encoder`).
     """
@@ -129,11 +130,11 @@ def find_source_problems(
     problems = []
     if kind in OF_CLASSES and n_styles is None:
         problems.append(
-            f"{KEY} is {kind!r}, but {encoder} tells no styles apart; expected features, or a STYLE.CHECKPOINT of styles"
+            f"{KEY} is {kind!r}, but {encoder or 'the encoder'} tells no styles apart; expected features, or a STYLE.CHECKPOINT of styles"
         )
     if kind == "label" and n_known == 0:
         problems.append(
-            f"{KEY} is 'label', but no training row names its style; expected a column 'style' in the data "
+            f"{KEY} is 'label', but no row of the data names its style; expected a column 'style' in the data "
             "(DATASET.VQA.COLUMNS renames one), or features, which need no names"
         )
     if kind == "shuffled" and batch_size is not None and batch_size < MIN_SHUFFLED:

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from clip_ext.style_names import wikiart_styles
+from clip_ext.style_names import StyleNames, wikiart_styles
+from trainers.gated_blip2.data import problems_with_styles
 from trainers.gated_blip2.style.classes import label_styles, name_classes, read_classes_file
 
 WIKIART = wikiart_styles().names
@@ -56,8 +58,20 @@ def test_classes_file_is_a_json_list_of_different_names(tmp_path: Path) -> None:
 
 
 def test_label_styles_lists_each_unknown_text_once(tmp_path: Path) -> None:
-    labels, problems = label_styles(["Rococo", "", "Rokoko", "ukiyo-e", "Rokoko"], WIKIART)
+    labels, problems = label_styles(["Rococo", "", "Rokoko", "ukiyo-e", "Rokoko"], StyleNames(WIKIART))
     assert labels == [WIKIART.index("Rococo"), -1, -1, WIKIART.index("Ukiyo_e"), -1]
     assert problems == ["style 'Rokoko' is unknown; did you mean Rococo?"]
     assert label_styles(["Rococo", "anything"], None) == ([-1, -1], [])
     assert json.dumps(labels)  # plain numbers, for batches and reports
+
+
+def test_data_that_are_to_be_learned_from_must_name_styles_that_the_encoder_knows() -> None:
+    def check(*styles: str, names: StyleNames | None) -> list[str]:
+        return problems_with_styles([SimpleNamespace(extras={"style": style} if style else {}) for style in styles], names)
+
+    names = StyleNames(WIKIART)
+    assert check("Rococo", "", names=names) == []
+    unknown = check("Rokoko", "Rococo", names=names)
+    assert len(unknown) == 1 and "1 style(s)" in unknown[0] and "did you mean Rococo?" in unknown[0]
+    assert "no row of the data names its style" in check("", "", names=names)[0]
+    assert "tells no styles apart" in check("Rococo", names=None)[0]

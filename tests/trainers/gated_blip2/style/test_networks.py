@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models import efficientnet_b3
 
 from trainers.gated_blip2.config import CHOICES
-from trainers.gated_blip2.style.networks import ARCHITECTURES, build_network, feature_width, find_architecture
+from trainers.gated_blip2.style.networks import ARCHITECTURES, build_network, feature_width, find_architecture, width_of
 
 
 def count(network: nn.Module) -> int:
@@ -46,3 +46,9 @@ def test_unknown_architectures_are_refused_and_tf_is_explained() -> None:
         find_architecture("resnet50")
     with pytest.raises(ValueError, match="'tf_efficientnet_b3'.*TensorFlow's padding.*another network"):
         build_network("tf_efficientnet_b3", 27)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_width_is_known_without_building(arch: str) -> None:
+    with torch.device("meta"):
+        assert width_of(arch) == feature_width(build_network(arch, None))

@@ -109,13 +109,13 @@ def test_sources_of_classes_are_refused_without_styles(kind: str) -> None:
     assert make("features", n_classes=None).width == WIDTH
     network = build_network("efficientnet_tiny", 1000)
     encoder = StyleEncoder(network, arch="efficientnet_tiny", class_names=None, view=StyleView(64, 64), sha256="")
-    problem = find_source_problems(kind, n_styles=None, encoder=describe_encoder(encoder, "best.pt"))[0]
-    assert "the encoder of best.pt (1000 classes, of ImageNet) tells no styles apart" in problem
+    with pytest.raises(ValueError, match=r"the encoder of best.pt \(1000 classes, of ImageNet\) tells no styles apart"):
+        StyleSource(kind, width=WIDTH, n_classes=None, encoder=describe_encoder(encoder, "best.pt"))
 
 
 def test_problems_are_told_as_far_as_they_are_known() -> None:
     assert find_source_problems("label") == find_source_problems("label", n_styles=27, n_known=1) == []
-    assert "no training row names its style; expected a column 'style'" in find_source_problems("label", n_known=0)[0]
+    assert "no row of the data names its style; expected a column 'style'" in find_source_problems("label", n_known=0)[0]
     assert len(find_source_problems("label", n_styles=None, n_known=0)) == 2
     assert "batches of 1" in find_source_problems("shuffled", batch_size=1)[0]
     assert find_source_problems("shuffled", batch_size=2) == find_source_problems("features", n_known=0, batch_size=1) == []
