@@ -1,8 +1,8 @@
 """ArtQuest: questions about paintings whose answers are facts of art history.
 
-T. Bleidt, S. Eslami, G. de Melo, "ArtQuest: Countering Hidden Language Biases in ArtVQA", WACV 2024. Tables and pictures (those of
-SemArt) are fetched by the user. Questions are asked closed-book: what a table says in other columns, a description of the painting
-above all, is never read, since it often names the artist.
+T. Bleidt, S. Eslami, G. de Melo, "ArtQuest: Countering Hidden Language Biases in ArtVQA", WACV 2024. Tables and pictures
+(those of SemArt) are fetched by the user. Questions are asked closed-book: what a table says in other columns, a description of
+the painting above all, is never read, since it often names the artist.
 """
 
 import logging

@@ -132,10 +132,11 @@ class VQADataset(NamedClassesDataset):
         return self.adapt(row) if isinstance(row, Record) else row
 
     def _note_sizes(self, parts: Mapping[str, Sequence[Reading]]) -> None:
-        for part, size in self.published_sizes.items():
-            if part in parts and len(parts[part]) != size:
-                count = len(parts[part])
-                logger.warning("%s: %s has %s questions; published are %s", type(self).__name__, part, f"{count:,}", f"{size:,}")
+        for part, readings in parts.items():
+            size = self.published_sizes.get(part, len(readings))
+            if len(readings) != size:
+                found = f"{part} has {len(readings):,} questions; published are {size:,}"
+                logger.warning("%s: %s", type(self).__name__, found)
 
     @classmethod
     def _check_keys(cls, cfg: CfgNode) -> None:

@@ -27,7 +27,8 @@ def row(image: str, question: str, answer: str, knowledge: Any) -> dict[str, Any
 def root(tmp_path: Path) -> Path:
     folder = tmp_path / "aqua"
     write_images(tmp_path / "SemArt" / "Images", [f"{name}.jpg" for name in "abc"])
-    write_json(folder / "train.json", [row("a.jpg", "what stands there", "tree", False), row("a.jpg", "who made it", "Goya", True)])
+    known = row("a.jpg", "who made it", "Goya", True)
+    write_json(folder / "train.json", [row("a.jpg", "what stands there", "tree", False), known])
     write_json(folder / "val.json", [row("b.jpg", "what stands there", "people", False)])
     write_json(folder / "test.json", [row("c.jpg", "for whom was it made", "the King's secretary", True)])
     return tmp_path
