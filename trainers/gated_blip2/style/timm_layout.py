@@ -8,7 +8,7 @@ has the same names and shapes, but pads as TensorFlow does and has another epsil
 from __future__ import annotations
 
 import argparse
-import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from trainers.gated_blip2.style.networks import CLASSIFIER
 
 ARCH = "efficientnet_b3"
 STEM = "conv_stem.weight"
-TF_PREFIX = "tf_efficientnet"
+TF_NAME = re.compile(r"tf_efficientnet[\w.]*")
 MAX_DEPTH = 4  # of values in a checkpoint that are searched for a name
 
 # Modules of a block in order: without an expansion, and with one.
@@ -61,14 +61,10 @@ def find_tf_name(content: Any, path: Path) -> str | None:
         content: What the file holds; its texts are looked at (architecture, arguments).
         path: The file: its name, its folder's, and the hub's `config.json` beside it.
     """
-    texts = [*_texts_of(content), path.name, path.absolute().parent.name]
     config = path.with_name("config.json")
-    if config.is_file():
-        try:
-            texts += _texts_of(json.loads(config.read_text(encoding="utf-8")))
-        except ValueError:
-            texts.append("")  # no JSON, so not the hub's
-    return next((text for text in texts if TF_PREFIX in text), None)
+    stored = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
+    texts = [*_texts_of(content), path.name, path.absolute().parent.name, *TF_NAME.findall(stored)]
+    return next((text for text in texts if TF_NAME.search(text)), None)
 
 
 def _timm_modules(network: EfficientNet) -> Iterator[str]:
