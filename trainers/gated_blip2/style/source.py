@@ -130,8 +130,8 @@ def find_source_problems(
     problems = []
     if kind in OF_CLASSES and n_styles is None:
         problems.append(
-            f"{KEY} is {kind!r}, but {encoder or 'the encoder'} tells no styles apart; expected features, or a STYLE.CHECKPOINT "
-            "of styles"
+            f"{KEY} is {kind!r}, but {encoder or 'the encoder'} tells no styles apart; expected features, or a "
+            "STYLE.CHECKPOINT of styles"
         )
     if kind == "label" and n_known == 0:
         problems.append(
