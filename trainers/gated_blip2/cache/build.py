@@ -48,9 +48,10 @@ def build_cache(
 ) -> FeatureCache:
     """Open the cache of images, after adding those that it lacks.
 
-    Rows are computed in batches of `batch_size`, in the order of `paths`, each distinct image once. The last batch of a file is
-    shorter where `batch_size` does not divide the number of its images; where kernels depend on the batch's shape, its rows may
-    differ in the last bit from those of a full batch. With all images there, `encode` and `load` are never called.
+    Rows are computed in batches of `batch_size`, in the order of `paths`, each distinct image once; the last batch of a file is
+    shorter where `batch_size` does not divide the number of its images. A row has the bits that its image gets at its place in
+    that batch; in batches of another size, or at other places, matrix products are rounded otherwise (on CPUs, too), so a live
+    row then differs in the last bits. With all images there, `encode` and `load` are never called.
 
     Args:
         folder: From `cache_folder`; made if it is not there.
