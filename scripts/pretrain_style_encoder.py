@@ -2,8 +2,8 @@
 
     python scripts/pretrain_style_encoder.py --data wikiart --root /path/to/data --non-art /path/to/coco/train2017 \
         --output-dir output/style_b3
-    python scripts/pretrain_style_encoder.py --data mini_scenes --arch efficientnet_tiny --init random --epochs 16 \
-        --batch-size 64 --lr 3e-3 --output-dir output/tiny_style DATALOADER.NUM_WORKERS 0
+    python scripts/pretrain_style_encoder.py --data mini_scenes --arch efficientnet_tiny --init random --epochs 10 \
+        --lr 3e-3 --output-dir output/tiny_style DATALOADER.NUM_WORKERS 0
 
 The first command makes the encoder of paintings (27 styles, with photographs a 28th class), the second the miniature one of
 `trainers/gated_blip2/assets/tiny_style`. The epoch that is best on validation is tested and written as

@@ -74,6 +74,8 @@ class StyleEncoderTrainer(TunedTrainer):
         height, width = cfg.INPUT.SIZE
         if height != width or width < MIN_SIDE_PX:
             problems.append(f"INPUT.SIZE (--image-size) is {(height, width)}; expected a square of {MIN_SIDE_PX} px or more")
+        if cfg.TEST.FINAL_MODEL != "best_val" or cfg.TEST.NO_TEST:
+            problems.append("TEST.FINAL_MODEL has to be best_val, TEST.NO_TEST False: validation picks what is tested and written")
         return problems + (problems_with_init(node.INIT, node.ARCH) if node.ARCH in ARCHITECTURES else [])
 
     def build_data_loader(self) -> None:
@@ -102,8 +104,10 @@ class StyleEncoderTrainer(TunedTrainer):
             self.shift = log_shares(self.dm.dataset.train_x, self.num_classes).to(self.device)
 
     def data_problems(self) -> list[str]:
-        """See `TunedTrainer`; a class without a picture has no share."""
-        problems, found = super().data_problems(), {item.label for item in self.dm.dataset.train_x}
+        """See `TunedTrainer`; every picture needs a class, and every class a picture."""
+        problems, found = super().data_problems(), Counter(item.label for item in self.dm.dataset.train_x)
+        if found[-1]:
+            problems.append(f"{found[-1]} picture(s) to learn from have no label")
         absent = [name for label, name in sorted(self.lab2cname.items()) if label not in found]
         if absent:
             problems.append(f"{len(absent)} class(es) without a picture to learn from: {', '.join(absent)}")

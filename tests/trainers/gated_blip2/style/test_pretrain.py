@@ -154,6 +154,20 @@ def test_a_class_without_a_picture_to_learn_from_is_refused(pictures: Path, tmp_
         trainer.check_data()
 
 
+def test_pictures_without_a_label_are_refused(pictures: Path, tmp_path: Path) -> None:
+    trainer = build(pictures, tmp_path)
+    first = trainer.dm.dataset.train_x[0]
+    trainer.dm.dataset.train_x[0] = Datum(impath=first.impath, label=-1)
+    with pytest.raises(ValueError, match=r"1 picture\(s\) to learn from have no label"):
+        trainer.check_data()
+
+
+@pytest.mark.parametrize(("key", "value"), [("TEST.FINAL_MODEL", "last_step"), ("TEST.NO_TEST", True)])
+def test_only_what_validation_picked_is_written(pictures: Path, tmp_path: Path, key: str, value: object) -> None:
+    with pytest.raises(ValueError, match="validation picks what is tested and written"):
+        build(pictures, tmp_path, **{key: value})
+
+
 # --- what is written -----------------------------------------------------------------------------------------------------
 
 
