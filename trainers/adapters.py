@@ -331,6 +331,12 @@ def prune_epochs(folder: str | Path, keep: str, newest: str) -> None:
             old.unlink()
 
 
+def clear_leftovers(run: str | Path) -> None:
+    """Remove what a run that was killed left of an adapter it was writing; no other process may write there."""
+    for part in (Path(run) / FOLDER).glob(".*.part"):
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def _files_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 

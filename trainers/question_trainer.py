@@ -118,6 +118,11 @@ class QuestionTrainer(TunedTrainer):
         """Return what a resumed run may not have otherwise, beside its settings: name -> plain value; children add theirs."""
         return {"base model (MODEL.BACKBONE.NAME)": self.loaded.base.fingerprint, "data (DATASET.*)": self.data_hash}
 
+    def resume_model_if_exist(self, directory: str) -> int:
+        """See `TunedTrainer`; what a killed run left of an adapter is cleared away."""
+        adapters.clear_leftovers(self.output_dir)
+        return super().resume_model_if_exist(directory)
+
     def extra_state(self) -> dict[str, Any]:
         """See `TunedTrainer`."""
         return super().extra_state() | {"epoch_loss": list(self._epoch_loss), "identity": self.identity()}
@@ -159,13 +164,16 @@ class QuestionTrainer(TunedTrainer):
         """
 
     def save_model(self, epoch: int, directory: str, *args: Any, **kwargs: Any) -> None:
-        """Write Dassl's checkpoint, and the adapter beside it; see `CHECKPOINT.KEEP`."""
+        """Write the adapter, and Dassl's checkpoint beside it; see `CHECKPOINT.KEEP`.
+
+        The checkpoint comes last: a run that is killed between the two learns the epoch again and stores the same adapter.
+        """
         best = kwargs.get("model_name", "") == BEST_MODEL
-        if self.stores_best_state or not best:
-            super().save_model(epoch, directory, *args, **kwargs)
         keep, result = self.settings.CHECKPOINT.KEEP, kwargs.get("val_result")
         scores = {} if result is None else {"val": result}
         for folder in self.store_adapter(directory, epoch + 1, scores=scores, keep=keep, best=best):
             logger.info("Adapter saved to %s", folder)
+        if self.stores_best_state or not best:
+            super().save_model(epoch, directory, *args, **kwargs)
         if not best:
             adapters.prune_epochs(Path(directory, self.registered_name), keep, f"model.pth.tar-{epoch + 1}")

@@ -248,3 +248,12 @@ def test_older_resume_files_go_when_the_newest_is_there(keep: str, left: int, tm
     adapters.prune_epochs(tmp_path, keep, "model.pth.tar-11")
     assert len(list(tmp_path.glob("model.pth.tar-*"))) == left
     assert all((tmp_path / name).is_file() for name in ("model-best.pth.tar", "latest.pth.tar", "model.pth.tar-11"))
+
+
+def test_leftovers_of_a_killed_run_are_cleared(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    (tmp_path / "adapter" / ".last.123.part").mkdir()
+    (tmp_path / "adapter" / ".last.123.part" / "adapter.safetensors").write_bytes(b"half a file")
+    adapters.clear_leftovers(tmp_path)
+    adapters.clear_leftovers(tmp_path / "no run")
+    assert stored(tmp_path) == ["epoch-1", "last"]
