@@ -92,7 +92,7 @@ def test_convert_refuses_other_files(script, tmp_path) -> None:
         with pytest.raises(SystemExit, match="text.pt cannot be read"):
             script.main([str(tmp_path / "text.pt"), out, *trust])
     torch.save({"epoch": 3}, tmp_path / "empty.pt")
-    with pytest.raises(SystemExit, match="holds no weights: it has entries that are no tensors: epoch .int.; expected name -> tensor"):
+    with pytest.raises(SystemExit, match="holds no weights: .* no tensors: epoch .int.; expected name -> tensor"):
         script.main([str(tmp_path / "empty.pt"), out])
     with zipfile.ZipFile(tmp_path / "program.pt", "w") as archive:
         archive.writestr("program/code/__torch__.py", "")
