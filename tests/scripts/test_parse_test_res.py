@@ -106,6 +106,25 @@ def test_scores_of_captions_are_read_by_their_names(tmp_path, parse, caplog):
     assert len({f"{results[name]:.1f}" for name in ("CIDEr", "in_domain/CIDEr", "out_domain/CIDEr")}) == 3
 
 
+def test_scores_of_answers_are_read_by_their_names_of_types_and_styles_too(tmp_path, parse, caplog):
+    cfg = get_cfg_default()
+    add_trainer_configs(cfg)
+    cfg.merge_from_list(["OUTPUT_DIR", str(tmp_path / "out"), "TEST.EVALUATOR", "VQA"])
+    evaluator = build_evaluator(cfg)
+    asked = {"question": "Q", "impath": "a.png"}
+    painted = ("oil", "oil on canvas", "technique", "Pop_Art")
+    answered = [("dutch", "dutch", "school", "Baroque"), painted, ("x", "y", "school", "")]
+    targets = [asked | {"answers": [text], "question_type": kind, "style": style} for _, text, kind, style in answered]
+    evaluator.process([{"answer": answer} for answer, *_ in answered], targets)
+    with caplog.at_level("INFO", logger="trainers.evaluators.vqa"):
+        results = evaluator.evaluate()
+    block = caplog.records[-1].getMessage()
+    write_run(tmp_path / "runs" / "seed1", f"* accuracy: 1.0%\nFinish training\nEvaluate on the *test* set\n{block}\n")
+    for name in ("accuracy", "bleu", "rouge_l", "bleu/technique", "accuracy/style=Baroque"):
+        assert f"* {name}: {results[name]:.1f}0% +- 0.00%" in parse(tmp_path / "runs", "--keyword", name)
+    assert len({f"{results[name]:.1f}" for name in ("accuracy", "bleu", "rouge_l", "accuracy/school")}) == 4
+
+
 def test_the_last_figure_after_the_signal_counts(tmp_path, parse):
     write_run(tmp_path / "seed1", TRAINED.format(50.0) + "* accuracy: 6e+1%\n")
     assert "* accuracy: 60.00% +-" in parse(tmp_path)

@@ -61,6 +61,26 @@ def bleu(references: list[list[Text]], candidates: list[Text]) -> list[float]:
     return scores
 
 
+def sentence_bleu(references: list[list[Text]], candidates: list[Text]) -> list[float]:
+    """BLEU of each candidate, of the n-gram lengths that it has; a length without match halves what the one before counted."""
+    scores = []
+    for texts, candidate in zip(references, candidates, strict=True):
+        precisions, matched = [], 1.0
+        for n in range(1, min(4, len(candidate)) + 1):
+            found = grams(candidate, n)
+            matches = sum(min(found.count(gram), max(grams(text, n).count(gram) for text in texts)) for gram in set(found))
+            matched = matched if matches else matched / 2
+            precisions.append((matches or matched) / len(found))
+        shared = any(word in text for word in candidate for text in texts)
+        if not shared:
+            scores.append(0.0)
+            continue
+        wanted = min((abs(len(text) - len(candidate)), len(text)) for text in texts)[1]
+        penalty = min(1.0, math.exp(1 - wanted / len(candidate)))
+        scores.append(penalty * math.prod(precisions) ** (1 / len(precisions)))
+    return scores
+
+
 def longest_common(text: Text, other: Text) -> int:
     """The textbook recursion."""
 

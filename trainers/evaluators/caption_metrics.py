@@ -2,7 +2,8 @@
 
 CIDEr-D: Vedantam et al., CVPR 2015, arXiv 1411.5726. BLEU: Papineni et al., ACL 2002. ROUGE-L: Lin, ACL workshop 2004. Where
 the widely used COCO scorer departs from the papers, so does this: CIDEr's length penalty counts bigrams, BLEU adds 1e-15 to
-matches and 1e-9 to totals, ROUGE-L takes the best precision and the best recall from different references.
+matches and 1e-9 to totals, ROUGE-L takes the best precision and the best recall from different references. `sentence_bleu` is
+for texts that may be shorter than four words, with which BLEU-4 of a corpus can do nothing.
 
 All functions take tokens: `references[i]` are the reference captions of image i, each a list of tokens, `candidates[i]` is the
 caption to be judged. An empty candidate scores 0.
@@ -68,7 +69,7 @@ def bleu(references: Sequence[Sequence[Tokens]], candidates: Sequence[Tokens]) -
     scores, product = [], 1.0
     for n, counts in enumerate(count_ngrams(texts, BLEU_NGRAMS), 1):
         total = np.maximum(lengths[:n_images] - n + 1, 0).sum()
-        product *= (_clipped_matches(counts, image, n_images) + BLEU_TINY) / (total + BLEU_SMALL)
+        product *= (_clipped_matches(counts, image, n_images).sum() + BLEU_TINY) / (total + BLEU_SMALL)
         scores.append(product ** (1 / n))
     ratio = (lengths[:n_images].sum() + BLEU_TINY) / (_closest_lengths(lengths, image, n_images).sum() + BLEU_SMALL)
     penalty = float(np.exp(1 - 1 / ratio)) if ratio < 1 else 1.0
@@ -76,14 +77,41 @@ def bleu(references: Sequence[Sequence[Tokens]], candidates: Sequence[Tokens]) -
     return one, two, three, four
 
 
-def _clipped_matches(counts: NgramCounts, image: np.ndarray, n_images: int) -> int:
-    """Return how many n-grams of the candidates their references have, each at most as often as one reference does."""
+def sentence_bleu(references: Sequence[Sequence[Tokens]], candidates: Sequence[Tokens]) -> tuple[float, np.ndarray]:
+    """Return the mean BLEU of single candidates, in [0, 1], from n-grams of one to four words, or as many as a candidate has.
+
+    So a right answer of one word has 1, as one of ten words has. The first length without a match counts as half a match, the
+    second as a quarter (NIST's smoothing, as in Chen and Cherry, WMT 2014); without a common word the score is 0.
+
+    Returns:
+        Mean, and the scores of the images, (N,), float64.
+    Raises:
+        ValueError: If there is nothing to score, the lists differ in length or an image has no reference.
+    """
+    texts, image = _join(references, candidates)
+    n_images, lengths = len(candidates), np.array([len(text) for text in texts])
+    length = lengths[:n_images]
+    logs, halvings, common = np.zeros(n_images), np.zeros(n_images), np.zeros(n_images, bool)
+    for n, counts in enumerate(count_ngrams(texts, BLEU_NGRAMS), 1):
+        matches, total = _clipped_matches(counts, image, n_images), np.maximum(length - n + 1, 0)
+        halvings += (total > 0) & (matches == 0)
+        precision = np.where(matches > 0, matches, 0.5**halvings) / np.maximum(total, 1)
+        logs += np.where(total > 0, np.log(precision), 0.0)
+        common |= matches > 0
+    missing = np.maximum(_closest_lengths(lengths, image, n_images) / np.maximum(length, 1) - 1, 0)
+    scores = common * np.exp(logs / np.clip(length, 1, BLEU_NGRAMS) - missing)
+    return float(scores.mean()), scores
+
+
+def _clipped_matches(counts: NgramCounts, image: np.ndarray, n_images: int) -> np.ndarray:
+    """Return how many n-grams of each candidate its references have, each at most as often as one reference does, (N,)."""
     of_reference = counts.text >= n_images
     key = image[counts.text] * max(counts.n_grams, 1) + counts.gram
     keys, place = np.unique(key[of_reference], return_inverse=True)
     most = np.zeros(len(keys), np.int64)
     np.maximum.at(most, place, counts.count[of_reference])
-    return int(np.minimum(counts.count[~of_reference], _look_up(key[~of_reference], keys, most)).sum())
+    shared = np.minimum(counts.count[~of_reference], _look_up(key[~of_reference], keys, most))
+    return np.bincount(counts.text[~of_reference], shared, minlength=n_images)
 
 
 def _closest_lengths(lengths: np.ndarray, image: np.ndarray, n_images: int) -> np.ndarray:

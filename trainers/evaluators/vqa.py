@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,15 @@ from yacs.config import CfgNode
 
 from clip_ext.files import replacing
 from trainers.evaluators import vqa_text
+from trainers.evaluators.vqa_rows import Row, problems_with, score_rows
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "predictions.jsonl"
-SCORES = {
-    "accuracy": vqa_text.exact_match,
-    "vqa_accuracy": vqa_text.vqa_accuracy,
-    "token_f1": vqa_text.token_f1,
-    "anls": vqa_text.anls,
-    "relaxed": vqa_text.relaxed_match,
-}
-PER_TYPE = ("accuracy", "vqa_accuracy", "token_f1")
-PRIMARIES = ("accuracy", "vqa_accuracy", "token_f1", "macro_accuracy", "anls", "relaxed", "yes_no_f1", "auto")
-OFFICIAL = {"OCRVQA": "accuracy", "TextVQA": "vqa_accuracy"}  # by DATASET.NAME
-DEFAULT_TYPE = "vqa"
-TARGET_FIELDS = ("question", "answers", "question_type", "impath")
+STYLE = "style="  # of entries per style: accuracy/style=Baroque
+PER_GROUP = ("accuracy", "vqa_accuracy", "token_f1", "bleu", "rouge_l")
+PRIMARIES = (*PER_GROUP, "macro_accuracy", "anls", "relaxed", "yes_no_f1", "auto")
+OFFICIAL = {"AQUA": "accuracy", "ArtQuest": "accuracy", "OCRVQA": "accuracy", "TextVQA": "vqa_accuracy"}  # by DATASET.NAME
 
 
 def add_config(cfg: CfgNode) -> None:
@@ -49,36 +41,17 @@ def find_problems(cfg: CfgNode) -> list[str]:
     return []
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One answered question.
-
-    Attributes:
-        answer: As generated.
-        references: May be empty: then nothing is scored.
-        question_type: Never blank.
-        truncated: Whether generation stopped at its limit.
-        fields: Everything that was handed over, for the file.
-        scores: Name -> share in [0, 1]; empty without references.
-    """
-
-    answer: str
-    references: tuple[str, ...]
-    question_type: str
-    truncated: bool
-    fields: Mapping[str, Any]
-    scores: Mapping[str, float]
-
-
 @EVALUATOR_REGISTRY.register()
 class VQA(EvaluatorBase):
     """Normalised exact match and its relatives, in percent, over all questions and per question type.
 
     `accuracy` is the exact match with any reference, `vqa_accuracy` the official one of VQAv2 and TextVQA, `token_f1` the best
-    word overlap, `macro_accuracy` the mean of the types' accuracies, `anls` and `relaxed` those of scene text and charts,
-    `yes_no_f1` the F1 of "yes" over questions with a reference yes or no (absent if none says yes), `truncated` the share of
-    answers that were cut. Entries per type (`accuracy/colour`) exist where there are several types. Questions without
-    references are answered and written, but not scored; if none has any, `truncated` is all there is.
+    word overlap, `bleu` and `rouge_l` the means of the answers' BLEU and ROUGE-L (see `vqa_rows`), `macro_accuracy` the mean of
+    the types' accuracies, `anls` and `relaxed` those of scene text and charts, `yes_no_f1` the F1 of "yes" over questions with
+    a reference yes or no (absent if none says yes), `truncated` the share of answers that were cut. Entries per type
+    (`accuracy/colour`) and per style (`accuracy/style=Baroque`) exist where there are several types, and several known styles;
+    questions of unknown style are in none of the latter. Questions without references are answered and written, but not scored;
+    if none has any, `truncated` is all there is.
 
     Args:
         cfg: Full config; `TEST.VQA.PRIMARY` names the entry that comes first. `auto` means the official metric of the data set,
@@ -97,7 +70,7 @@ class VQA(EvaluatorBase):
 
     def reset(self) -> None:
         """Forget all batches."""
-        self._rows: list[_Row] = []
+        self._rows: list[Row] = []
 
     def process(self, outputs: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]) -> None:
         """Add one batch.
@@ -113,10 +86,10 @@ class VQA(EvaluatorBase):
             raise ValueError("TEST.EVALUATOR VQA reads answers (dicts), not scores of classes; expected another TEST.EVALUATOR")
         if len(outputs) != len(targets):
             raise ValueError(f"VQA got {len(outputs)} outputs for {len(targets)} targets")
-        problems = [problem for pair in zip(outputs, targets, strict=True) for problem in _problems_with(*pair)]
+        problems = [problem for pair in zip(outputs, targets, strict=True) for problem in problems_with(*pair)]
         if problems:
             raise ValueError("VQA: " + "; ".join(dict.fromkeys(problems)))
-        self._rows += [_score(output, target) for output, target in zip(outputs, targets, strict=True)]
+        self._rows += score_rows(outputs, targets)
 
     def evaluate(self) -> OrderedDict[str, float]:
         """Log the result block, write `predictions.jsonl` into OUTPUT_DIR and return all metrics, the primary one first.
@@ -134,22 +107,23 @@ class VQA(EvaluatorBase):
             logger.warning("=> result\n* total: %s\nNo question has a reference answer: nothing is scored", total)
             return OrderedDict(truncated=truncated)
         results = OrderedDict(_measure(scored), truncated=truncated)
-        self._log(scored, results)
         primary = self._primary(scored)
+        self._log(scored, results, primary)
         if primary not in results:
             raise ValueError(f"TEST.VQA.PRIMARY is {primary!r}, but no reference says yes; expected accuracy")
         results.move_to_end(primary, last=False)
         return results
 
-    def _primary(self, rows: Sequence[_Row]) -> str:
+    def _primary(self, rows: Sequence[Row]) -> str:
         primary = self.cfg.TEST.VQA.PRIMARY
         if primary != "auto":
             return primary
         usual = "vqa_accuracy" if any(len(row.references) > 1 for row in rows) else "accuracy"
         return OFFICIAL.get(self.cfg.DATASET.NAME, usual)
 
-    def _log(self, rows: Sequence[_Row], results: Mapping[str, float]) -> None:
-        """Log Dassl's block, which scripts read, then the other entries."""
+    def _log(self, rows: Sequence[Row], results: Mapping[str, float], primary: str) -> None:
+        """Log Dassl's block, which scripts read, then the other entries; of styles, which are many, the main ones."""
+        others = [name for name in results if name != "accuracy" and _is_logged(name, primary)]
         left_out = len(self._rows) - len(rows)
         lines = [
             "=> result",
@@ -157,7 +131,7 @@ class VQA(EvaluatorBase):
             f"* correct: {sum(row.scores['accuracy'] == 1 for row in rows):,}",
             f"* accuracy: {results['accuracy']:.1f}%",
             f"* error: {100 - results['accuracy']:.1f}%",
-            *(f"* {name}: {value:.1f}%" for name, value in results.items() if name != "accuracy"),
+            *(f"* {name}: {results[name]:.1f}%" for name in others),
         ]
         logger.info("%s", "\n".join(lines))
 
@@ -171,42 +145,37 @@ class VQA(EvaluatorBase):
                 file.write(json.dumps(line, ensure_ascii=False, default=_to_plain) + "\n")
 
 
-def _problems_with(output: Mapping[str, Any], target: Mapping[str, Any]) -> list[str]:
-    problems = [] if "answer" in output else ["an output has no 'answer'"]
-    problems += [f"a target has no {name!r}" for name in TARGET_FIELDS if name not in target]
-    if isinstance(target.get("answers"), str):
-        problems.append("a target's 'answers' are text; expected a list of references")
-    twice = [name for name in output if name in target and output[name] != target[name]]
-    return problems + [f"output and target of a question both have {name!r}, and differ" for name in twice]
+def _is_logged(name: str, primary: str) -> bool:
+    metric, _, group = name.partition("/")
+    return not group.startswith(STYLE) or metric in ("accuracy", primary)
 
 
-def _score(output: Mapping[str, Any], target: Mapping[str, Any]) -> _Row:
-    answer = str(output["answer"])
-    references = tuple(text for reference in target["answers"] if (text := str(reference)).strip())
-    scores = {name: float(compute(answer, references)) for name, compute in SCORES.items()} if references else {}
-    fields = {**target, **output}
-    kind = target["question_type"] or DEFAULT_TYPE
-    return _Row(answer, references, kind, bool(output.get("truncated", False)), fields, scores)
-
-
-def _measure(rows: Sequence[_Row]) -> dict[str, float]:
+def _measure(rows: Sequence[Row]) -> dict[str, float]:
     """Return every metric of rows with references, percent, `accuracy` first."""
-    types: dict[str, list[_Row]] = {}
-    for row in sorted(rows, key=lambda row: row.question_type):
-        types.setdefault(row.question_type, []).append(row)
+    types, styles = _group(rows, lambda row: row.question_type), _group(rows, lambda row: row.style)
     accuracies = [_mean(members, "accuracy") for members in types.values()]
-    results = {name: _mean(rows, name) for name in PER_TYPE}
+    results = {name: _mean(rows, name) for name in PER_GROUP}
     results["macro_accuracy"] = sum(accuracies) / len(accuracies)
-    results |= {name: _mean(rows, name) for name in SCORES if name not in PER_TYPE}
+    results |= {name: _mean(rows, name) for name in rows[0].scores if name not in PER_GROUP}
     yes_no = _yes_no_f1(rows)
     if yes_no is not None:
         results["yes_no_f1"] = yes_no
-    if len(types) > 1:
-        results |= {f"{name}/{kind}": _mean(members, name) for name in PER_TYPE for kind, members in types.items()}
+    for prefix, groups in (("", types), (STYLE, styles)):
+        if len(groups) > 1:
+            results |= {f"{name}/{prefix}{kind}": _mean(groups[kind], name) for name in PER_GROUP for kind in groups}
     return results
 
 
-def _mean(rows: Sequence[_Row], name: str) -> float:
+def _group(rows: Sequence[Row], name_of: Callable[[Row], str]) -> dict[str, list[Row]]:
+    """Return the rows by name, sorted by it; those without a name are in no group."""
+    groups: dict[str, list[Row]] = {name: [] for name in sorted({name_of(row) for row in rows} - {""})}
+    for row in rows:
+        if name_of(row):
+            groups[name_of(row)].append(row)
+    return groups
+
+
+def _mean(rows: Sequence[Row], name: str) -> float:
     return _percent([row.scores[name] for row in rows])
 
 
@@ -214,7 +183,7 @@ def _percent(shares: Sequence[float]) -> float:
     return 100.0 * sum(shares) / len(shares)
 
 
-def _yes_no_f1(rows: Sequence[_Row]) -> float | None:
+def _yes_no_f1(rows: Sequence[Row]) -> float | None:
     """Return the F1 of "yes", percent; None if no reference says yes. An answer that is neither is no "yes"."""
     pairs = [(vqa_text.yes_or_no(row.answer), _truth(row.references)) for row in rows]
     pairs = [(said, truth) for said, truth in pairs if truth]

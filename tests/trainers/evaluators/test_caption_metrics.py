@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import reference_captions
 
-from trainers.evaluators.caption_metrics import bleu, cider_d, count_common, rouge_l
+from trainers.evaluators.caption_metrics import bleu, cider_d, count_common, rouge_l, sentence_bleu
 
 REFERENCES = [
     ["a dog runs on the grass", "a brown dog is running on grass"],
@@ -24,7 +24,7 @@ GOLDEN = {
     "A": ((0.935507, 0.853997, 0.769053, 0.729804), 0.881476, 5.228638, (4.208963, 1.476950, 10.0)),
     "B": ((0.549639, 0.511686, 0.491567, 0.465987), 0.562707, 2.713399, (0.0, 1.523781, 6.616417)),
 }
-METRICS = [cider_d, bleu, rouge_l]
+METRICS = [cider_d, bleu, sentence_bleu, rouge_l]
 
 
 def split(texts: list[str]) -> list[list[str]]:
@@ -66,9 +66,36 @@ def test_random_corpora_score_as_the_formulas_say(seed: int) -> None:
     assert scores == pytest.approx(np.array(reference_captions.cider_d(references, candidates)), abs=1e-9)
     assert mean == pytest.approx(scores.mean())
     assert bleu(references, candidates) == pytest.approx(reference_captions.bleu(references, candidates), rel=1e-9)
+    mean, scores = sentence_bleu(references, candidates)
+    assert scores == pytest.approx(np.array(reference_captions.sentence_bleu(references, candidates)), rel=1e-9)
+    assert mean == pytest.approx(scores.mean())
     mean, scores = rouge_l(references, candidates)
     assert scores == pytest.approx(np.array(reference_captions.rouge_l(references, candidates)), abs=1e-12)
     assert mean == pytest.approx(scores.mean())
+
+
+@pytest.mark.parametrize(
+    ("references", "candidate", "expected"),
+    [
+        (["dutch"], "dutch", 1.0),
+        (["a b c d e"], "a b x d", (3 / 4 * 1 / 3 * 1 / 4 * 1 / 4) ** (1 / 4) * math.exp(1 - 5 / 4)),
+        (["b a", "a b c"], "a b", 1.0),  # the closest length, and the better match
+        (["b a"], "a b", (1 * 1 / 2) ** (1 / 2)),
+        (["a b"], "a a a", (1 / 3 * 1 / 2 / 2 * 1 / 4) ** (1 / 3)),
+        (["a b c d e"], "a b c d e", 1.0),
+        (["a"], "b c d e", 0.0),
+        (["a"], "", 0.0),
+    ],
+)
+def test_bleu_of_one_text_has_the_values_by_hand(references: list[str], candidate: str, expected: float) -> None:
+    mean, scores = sentence_bleu([split(references)], split([candidate]))
+    assert type(mean) is float and (mean, *scores) == pytest.approx((expected, expected))
+
+
+def test_short_right_answers_are_right_for_the_bleu_of_texts_only() -> None:
+    answers = [["dutch"], ["oil", "on", "canvas"]]
+    assert sentence_bleu([[text] for text in answers], answers)[0] == pytest.approx(1.0)
+    assert bleu([[text] for text in answers], answers)[3] < 0.04  # no text has four words
 
 
 def test_random_corpora_have_what_makes_metrics_differ() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from dassl.evaluation import build_evaluator
 from yacs.config import CfgNode
 
 from trainers.config import add_trainer_configs
-from trainers.evaluators.vqa import PRIMARIES, find_problems
+from trainers.evaluators.vqa import PER_GROUP, PRIMARIES, find_problems
 
 # (answer, references, type, truncated): the second is right for two of ten people, the fourth is half a match.
 QUESTIONS = [
@@ -30,6 +31,8 @@ GOLDEN = {
     "accuracy": 100 * 3 / 6,
     "vqa_accuracy": 100 * (1 + 0.6 + 0 + 0 + 1 + 0) / 6,
     "token_f1": 100 * (1 + 1 + 0 + 2 / 3 + 1 + 0) / 6,
+    "bleu": 100 * (math.sqrt(1 / 2 * 1 / 2) + 0 + 0 + math.exp(1 - 2) + 1 + 0) / 6,  # words as they are written: `the dog`
+    "rouge_l": 100 * (2.44 * 0.5 / (1 + 1.44 * 0.5) + 0 + 0 + 2.44 * 0.5 / (0.5 + 1.44) + 1 + 0) / 6,
     "macro_accuracy": 100 * (1 / 2 + 1 / 2 + 1 / 2) / 3,
     "anls": 100 * (0 + 0 + 0 + 0 + 1 + 2 / 3) / 6,
     "relaxed": 100 * (1 + 1 + 0 + 0 + 1 + 1) / 6,
@@ -83,10 +86,10 @@ def test_every_type_has_its_own_figures(cfg: CfgNode) -> None:
     kinds = {"object": QUESTIONS[0::3], "count": QUESTIONS[1::4], "yes/no": QUESTIONS[2::2]}
     for kind, rows in kinds.items():
         alone = results_of(cfg, rows)
-        for name in ("accuracy", "vqa_accuracy", "token_f1"):
+        for name in PER_GROUP:
             assert results[f"{name}/{kind}"] == pytest.approx(alone[name])
     assert {name for name in results if "/" in name.partition("/")[0] or name.count("/")} == {
-        f"{name}/{kind}" for name in ("accuracy", "vqa_accuracy", "token_f1") for kind in kinds
+        f"{name}/{kind}" for name in PER_GROUP for kind in kinds
     }
 
 
@@ -98,6 +101,63 @@ def test_one_type_needs_no_figures_of_its_own(cfg: CfgNode) -> None:
 def test_blank_type_is_vqa(cfg: CfgNode) -> None:
     results = results_of(cfg, [("x", ["x"], "", False), ("x", ["y"], "object", False)])
     assert results["accuracy/vqa"] == 100.0 and rows_of(cfg)[0]["question_type"] == "vqa"
+
+
+def in_styles(cfg: CfgNode, *rows: tuple[str, str, str]) -> dict[str, float]:
+    """Evaluate (answer, reference, style) triples."""
+    evaluator = build_evaluator(cfg)
+    evaluator.process([output(answer) for answer, *_ in rows], [target([text], style=style) for _, text, style in rows])
+    return evaluator.evaluate()
+
+
+def test_every_known_style_has_its_own_figures(cfg: CfgNode, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    rows = [("x", "x", "Baroque"), ("x", "y", "Baroque"), ("night", "starry night", "Pop_Art"), ("x", "x", "")]
+    results = in_styles(cfg, *rows)
+    assert {name for name in results if "/" in name} == {
+        f"{name}/style={style}" for name in PER_GROUP for style in ("Baroque", "Pop_Art")
+    }
+    assert (results["accuracy"], results["accuracy/style=Baroque"], results["accuracy/style=Pop_Art"]) == (50.0, 50.0, 0.0)
+    assert results["token_f1/style=Pop_Art"] == pytest.approx(200 / 3)
+    assert next(iter(results)) == "accuracy" and "macro_accuracy" in results
+    assert "* accuracy/style=Pop_Art: 0.0%" in caplog.text and "bleu/style" not in caplog.text  # as there are many styles
+    cfg.TEST.VQA.PRIMARY = "bleu"
+    in_styles(cfg, *rows)
+    assert "* bleu/style=Baroque: 50.0%" in caplog.text
+
+
+@pytest.mark.parametrize("styles", [("", ""), ("Baroque", "Baroque"), ("Baroque", "")])
+def test_fewer_than_two_known_styles_need_no_figures(cfg: CfgNode, styles: tuple[str, str]) -> None:
+    results = in_styles(cfg, ("x", "x", styles[0]), ("x", "y", styles[1]))
+    assert not any("/" in name for name in results)
+
+
+@pytest.mark.parametrize(
+    ("answer", "references", "bleu", "rouge"),
+    [
+        ("Dutch", ["dutch"], 1.0, 1.0),
+        ("oil on canvas", ["Oil on canvas."], 1.0, 1.0),
+        ("night", ["starry night"], math.exp(1 - 2), 2.44 * 0.5 / (0.5 + 1.44)),
+        ("oil on wood", ["oil on canvas"], (2 / 3 * 1 / 2 * 1 / 2) ** (1 / 3), 2 / 3),
+        ("italian", ["dutch"], 0.0, 0.0),
+        ("", ["dutch"], 0.0, 0.0),
+        ("!", ["!"], 0.0, 0.0),  # no word
+    ],
+)
+def test_bleu_and_rouge_have_the_references_as_references(
+    cfg: CfgNode, answer: str, references: list[str], bleu: float, rouge: float
+) -> None:
+    results = results_of(cfg, [(answer, references, "", False)])
+    assert (results["bleu"], results["rouge_l"]) == pytest.approx((100 * bleu, 100 * rouge))
+    (row,) = rows_of(cfg)
+    assert (row["scores"]["bleu"], row["scores"]["rouge_l"]) == pytest.approx((bleu, rouge))
+
+
+def test_order_of_answer_and_reference_matters_to_bleu(cfg: CfgNode) -> None:
+    short, long = "starry night", "the starry night over the rhone"
+    too_short, too_long = (results_of(cfg, [row])["bleu"] for row in ((short, [long], "", False), (long, [short], "", False)))
+    assert too_short == pytest.approx(100 * math.exp(1 - 6 / 2))
+    assert too_long == pytest.approx(100 * (2 / 6 * 1 / 5 * 1 / 2 / 4 * 1 / 4 / 3) ** (1 / 4))
 
 
 def test_macro_accuracy_weighs_types_alike(cfg: CfgNode) -> None:
@@ -138,7 +198,8 @@ def test_primary_names_the_entry_that_comes_first_and_changes_nothing_else(cfg: 
     ("dataset", "references", "first"),
     [
         ("OCRVQA", ["x", "x"], "accuracy"), ("TextVQA", ["x"], "vqa_accuracy"), ("VQAJson", ["x", "x"], "vqa_accuracy"),
-        ("VQAJson", ["x"], "accuracy"), ("MiniScenes", ["x"], "accuracy"),
+        ("VQAJson", ["x"], "accuracy"), ("ArtQuest", ["x", "x"], "accuracy"), ("AQUA", ["x", "x"], "accuracy"),
+        ("MiniScenes", ["x"], "accuracy"),
     ],
 )  # fmt: skip
 def test_auto_is_the_official_metric_of_the_data_set(cfg: CfgNode, dataset: str, references: list[str], first: str) -> None:
@@ -153,9 +214,9 @@ def test_primary_that_nothing_can_be_measured_by_is_refused(cfg: CfgNode) -> Non
 
 def test_impossible_settings_are_reported(cfg: CfgNode) -> None:
     assert find_problems(cfg) == []
-    cfg.TEST.VQA.PRIMARY = "bleu"
-    assert find_problems(cfg) == [f"TEST.VQA.PRIMARY is 'bleu'; expected one of {', '.join(PRIMARIES)}"]
-    with pytest.raises(ValueError, match="TEST.VQA.PRIMARY is 'bleu'"):
+    cfg.TEST.VQA.PRIMARY = "cider"
+    assert find_problems(cfg) == [f"TEST.VQA.PRIMARY is 'cider'; expected one of {', '.join(PRIMARIES)}"]
+    with pytest.raises(ValueError, match="TEST.VQA.PRIMARY is 'cider'"):
         build_evaluator(cfg)
     cfg.TEST.VQA.PRIMARY, cfg.TEST.EVALUATOR = "anls", "Classification"
     assert find_problems(cfg) == ["TEST.VQA.PRIMARY is 'anls', but TEST.EVALUATOR is 'Classification'; expected VQA"]
