@@ -75,7 +75,8 @@ class StyleEncoderTrainer(TunedTrainer):
         if height != width or width < MIN_SIDE_PX:
             problems.append(f"INPUT.SIZE (--image-size) is {(height, width)}; expected a square of {MIN_SIDE_PX} px or more")
         if cfg.TEST.FINAL_MODEL != "best_val" or cfg.TEST.NO_TEST:
-            problems.append("TEST.FINAL_MODEL has to be best_val, TEST.NO_TEST False: validation picks what is tested and written")
+            found = f"TEST.FINAL_MODEL is {cfg.TEST.FINAL_MODEL!r}, TEST.NO_TEST {cfg.TEST.NO_TEST}"
+            problems.append(f"{found}; expected best_val, False: validation picks what is tested and written")
         return problems + (problems_with_init(node.INIT, node.ARCH) if node.ARCH in ARCHITECTURES else [])
 
     def build_data_loader(self) -> None:
