@@ -10,12 +10,13 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
+from torch import nn
 from transformers import (
     AutoTokenizer,
     Blip2Config,
@@ -207,7 +208,7 @@ def _read_tokenizer(origin: Path, config: Blip2Config) -> PreTrainedTokenizerBas
 
 def _build(
     name: str, origin: Path, config: Blip2Config, pretrained: bool, attn: str, dtypes: PartDtypes, device: torch.device,
-    quantise: Any,
+    quantise: Callable[[nn.Module], None] | None,
 ) -> tuple[Blip2ForConditionalGeneration, str]:  # fmt: skip
     """Return the model and the fingerprint of its weights."""
     described = config.to_json_string(use_diff=False)
@@ -222,5 +223,9 @@ def _build(
         logger.warning("RANDOM WEIGHTS: MODEL.BACKBONE.PRETRAINED is False; %s gives shapes only; answers mean nothing", name)
         fingerprint = hashlib.sha256(f"random {RANDOM_SEED} {device.type} {dtypes} {described}".encode()).hexdigest()
     put_weights(model, source, dtypes=dtypes, device=device, finish_layer=quantise)
-    logger.info("Loaded %s: %s parameters, %s", name, f"{count_elements(model.parameters()):,}", dtypes)
+    full = [parameter for parameter in model.parameters() if parameter.dtype == torch.float32]
+    logger.info(
+        "Loaded %s: %s parameters, towers in %s, %s parameters in float32",
+        name, f"{count_elements(model.parameters()):,}", dtypes.compute, f"{count_elements(full):,}",
+    )  # fmt: skip
     return model, fingerprint

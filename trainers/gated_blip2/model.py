@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from trainers import precision
 from trainers.gated_blip2.gate_hooks import GateContext, attach
-from trainers.gated_blip2.gates import Conditioner, mean_question
+from trainers.gated_blip2.gates import Conditioner, LayerFactors, mean_question
 from trainers.gated_blip2.generation import Generated, GenerateOptions, generate_answers
 from trainers.gated_blip2.loading import LoadedBlip2
 from trainers.gated_blip2.modes import settle_mode, silence_dropouts
@@ -166,7 +166,7 @@ class GatedBlip2Model(nn.Module):
         with self._autocast():
             return blip2.language_projection(read.to(self._dtype))
 
-    def _factors(self, style: Tensor | None, text: TextBatch) -> dict:
+    def _factors(self, style: Tensor | None, text: TextBatch) -> dict[int, LayerFactors]:
         if style is None:
             raise ValueError("the model has gates and got no style vectors; expected one per picture, or `ungated`")
         style, wanted = style.to(self.device), self.conditioner.needs_question

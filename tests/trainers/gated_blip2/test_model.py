@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gated_models import ASKED, gated_model, pixels, stock_inputs, styles, talkative, texts, wrap
+from gated_models import ASKED, TEMPLATE, gated_model, pixels, stock_inputs, styles, talkative, texts, wrap
 from tiny_blip2s import random_blip2, write_blip2
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,7 +20,7 @@ from trainers.gated_blip2.gates import GateOptions, LayerFactors
 from trainers.gated_blip2.generation import GenerateOptions
 from trainers.gated_blip2.loading import load_blip2
 from trainers.gated_blip2.model import GatedBlip2Model
-from trainers.gated_blip2.prompts import IGNORED, TextBatch
+from trainers.gated_blip2.prompts import IGNORED, PromptEncoder, TextBatch, collate
 
 SEED = 4
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -64,6 +64,22 @@ def test_a_stored_model_is_transformers_bit_for_bit(tmp_path: Path, prec: str) -
         assert model.blip2.language_projection.weight.dtype == torch.float32
     with torch.no_grad():
         assert torch.equal(scores(model), blip2(**stock_inputs(blip2, texts())).logits)
+
+
+def test_the_shipped_model_reads_two_pictures_and_answers_for_one() -> None:
+    loaded = load_blip2("tiny_blip2")
+    model = GatedBlip2Model(loaded)
+    own = PromptEncoder(
+        loaded.tokenizer, TEMPLATE, max_question_tokens=16, max_positions=loaded.max_positions, n_queries=loaded.n_queries
+    )
+    questions = ("what colour is the circle?", "how many squares are there?")
+    asked, tokens = [own.encode(question) for question in questions], model.encode_images(pixels(2, loaded.view.side_px))
+    text = collate(asked, pad_id=own.pad_id)
+    with torch.no_grad():
+        found = model.logits(tokens, None, text)
+    assert found.shape == (2, 8 + text.ids.shape[1], loaded.model.config.text_config.vocab_size) and found.isfinite().all()
+    (answer,) = model.generate(tokens[:1], None, collate(asked[:1], pad_id=own.pad_id, side="left"), SEARCH)
+    assert answer.mean_log_prob < 0 and len(answer.ids) <= SEARCH.max_new_tokens
 
 
 @pytest.mark.parametrize(
