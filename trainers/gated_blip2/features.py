@@ -40,6 +40,12 @@ class FeatureReader:
     ) -> None:
         self._model, self._style_encoder, self._views, self._device = model, style_encoder, views, device
         self._cache: FeatureCache | None = None
+        self._is_released = False
+
+    @property
+    def cache(self) -> FeatureCache | None:
+        """The cache that rows are read from; None before `fill`."""
+        return self._cache
 
     @property
     def n_read(self) -> int:
@@ -71,6 +77,18 @@ class FeatureReader:
         rows = dict(zip(paths, self._cache.rows_of(paths), strict=True))
         return [rows[item.impath] for item in items]
 
+    def release(self) -> None:
+        """Free the memory of the frozen encoders, for good: all pictures that will be asked for are in the cache.
+
+        The vision tower's last LayerNorm stays; some presets train it.
+        """
+        tower = self._model.blip2.vision_model
+        for part in (tower.embeddings, tower.encoder, self._style_encoder):
+            if part is not None:
+                part.to("meta")
+        self._is_released = True
+        logger.info("The vision tower and the style encoder have left the memory: all pictures are in the feature cache")
+
     def of(self, batch: Mapping[str, Any]) -> Rows:
         """Return the features of a batch on the device: those of its `row`s, or of its pictures."""
         if "row" not in batch:
@@ -89,7 +107,14 @@ class FeatureReader:
         Args:
             images: Input of the vision tower, (B, 3, S, S).
             style_images: Input of the style encoder, (B, 3, s, s); None without one.
+        Raises:
+            RuntimeError: If the encoders are released.
         """
+        if self._is_released:
+            raise RuntimeError(
+                "pictures that are not in the feature cache cannot be encoded any more: training has released the encoders; "
+                "build the trainer again, or set TRAINER.GATEDBLIP2.CACHE.ENABLE False"
+            )
         tokens = self._model.encode_images(images.to(self._device))
         if self._style_encoder is None or style_images is None:
             return Rows(tokens)

@@ -42,6 +42,7 @@ from trainers.question_trainer import QuestionTrainer
 if TYPE_CHECKING:
     from trainers.gated_blip2.answering import Answerer, Questions
     from trainers.gated_blip2.cache.rows import Rows
+    from trainers.gated_blip2.cache.store import FeatureCache
 
 logger = logging.getLogger(__name__)
 
@@ -176,12 +177,18 @@ class GatedBLIP2(QuestionTrainer):
         for loader in self._ready:  # a cache that has grown numbers its rows anew
             loader.dataset.rows = self.features.rows_of(loader.dataset.data_source)
 
+    def prepare_cache(self) -> FeatureCache | None:
+        """Encode the pictures of all splits, those that are not in the cache, and return it; None without one."""
+        self.fill_cache(self.train_loader_x, self.validation_loader, self.val_loader, self.test_loader)
+        return self.features.cache
+
     # Training
 
     def before_train(self) -> None:
         """Check the data and resume, as Dassl does, then encode every picture; afterwards write what trains."""
         super().before_train()
-        self.fill_cache(self.train_loader_x, self.validation_loader, self.val_loader, self.test_loader)
+        if self.prepare_cache() is not None:
+            self.features.release()
         from trainers.gated_blip2 import run_reports
         from trainers.gated_blip2.report import GateReport
 
