@@ -2,18 +2,18 @@
 
     python scripts/pretrain_tiny_blip2.py --output trainers/gated_blip2/assets/tiny_blip2
 
-It plays the finished BLIP-2 of which ``GatedBLIP2`` starts. First its OPT learns to read: the facts about a scene, style
-included, as sums of word embeddings in as many places as there will be queries; and to answer and describe from them. Then
-vision tower, Q-Former, queries and projection learn to write such facts down from pictures, with questions and captions of
+It plays the finished BLIP-2 of which ``GatedBLIP2`` starts, in three phases. *Reading*: its OPT learns to answer and describe
+from the facts about a scene, style included, given as sums of word embeddings in as many places as there will be queries.
+*Naming*: its vision tower, which starts as the first blocks of ``tiny12``, learns what each patch shows, object, colour and
+hour. *Seeing*: tower, Q-Former, queries and projection learn to write facts down from pictures, with questions and captions of
 which none asks for or names the style; the OPT goes on learning, from pictures and from facts. So the language model can say
-what it has no way of seeing. The vision tower starts as the first blocks of ``tiny12``. Scenes are drawn from seeds that no
-data set uses, on textures of the training split, with handwritten digits of its writers.
+what it has no way of seeing. Scenes are drawn from seeds that no data set uses, on textures of the training split, with
+handwritten digits of its writers.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import logging
 import sys
 from pathlib import Path
@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from pretraining import ROOT, Pace, build_adamw, draw_worlds, identity, interpolate_table, isolate_texts, run_phase
-from torch import Tensor
+from pretraining_facts import NO_WORD, PROMPT, SIDE_PX, Batches, fact_words
+from torch import Tensor, nn
 from transformers import (
     Blip2Config,
     Blip2ForConditionalGeneration,
@@ -35,38 +35,46 @@ from transformers import (
 )
 
 from clip_ext.loader import LoadedClip, load_clip
-from datasets.mini_scenes_generator import WorldScene, all_words, names_style
+from datasets.mini_scenes_generator import COLOURS, OBJECT_NAMES, all_words
 from trainers.bgobj_llava.word_tokenizer import IMAGE, build_word_tokenizer
 
 log = logging.getLogger("pretrain")
 Blip2Model = Blip2ForConditionalGeneration
 SCENE_SEED, HELD_OUT_SEED = 23_000_000, 29_000_000  # far from those of the data sets
-PROMPT = "Question: {question} Short answer:"
-SIDE_PX, N_PLACES = 64, 12
-NO_WORD = -1
-FACTS_PER_QUERY = 6
+CLOSEST_PX, ZOOM_SHARE = 36, 0.6  # smallest part of a scene that is named, and share of the steps in which parts are
+BACKGROUND_WEIGHT = 0.2  # of patches without an object, which are most
 
 
-def place_words(box: tuple[int, int, int, int], size_px: int) -> list[str]:
-    """Words for the centre of a box: one of `N_PLACES` columns and rows."""
-    x, y = (box[0] + box[2]) / 2 / size_px, (box[1] + box[3]) / 2 / size_px
-    return [f"{axis}{min(int(value * N_PLACES), N_PLACES - 1)}" for axis, value in (("x", x), ("y", y))]
+class PatchNames(nn.Module):
+    """What a tower's patches are asked while it learns to name things; it is not kept.
 
+    Args:
+        width: Of the tower.
+    """
 
-def scene_facts(world: WorldScene) -> list[list[str]]:
-    """Words about a scene, in groups that belong together; the last group is the background's."""
-    scene, size_px = world.scene, world.scene.image.shape[0]
-    facts = []
-    for thing in scene.objects:
-        hour = [f"hour{thing.time[0]}"] if thing.time else []
-        facts.append([thing.colour, *thing.name.split(), *place_words(thing.box, size_px), *hour])
-    return [*facts, ["background", scene.background.main_colour, scene.background.style]]
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(width, count) for count in (len(OBJECT_NAMES) + 1, len(COLOURS), 12))
 
+    def forward(self, tower: nn.Module, pictures: Tensor, labels: Tensor) -> tuple[Tensor, list[float]]:
+        """Return the loss, and the share of right answers per part, in percent; of names without the background's.
 
-def fact_words() -> list[str]:
-    """Words of the facts that no sentence has."""
-    places = [f"{axis}{number}" for axis in "xy" for number in range(N_PLACES)]
-    return ["background", *places, *(f"hour{hour}" for hour in range(1, 13))]
+        Args:
+            tower: Vision tower of BLIP-2.
+            pictures: (B, 3, S, S).
+            labels: (B, 3, patches).
+        """
+        patches = tower(pictures).last_hidden_state[:, 1:]
+        weights = torch.ones(len(OBJECT_NAMES) + 1)
+        weights[0] = BACKGROUND_WEIGHT
+        loss, right = torch.zeros(()), []
+        for part, head in enumerate(self.heads):
+            wanted, scores = labels[:, part].flatten() - int(part == 2), head(patches).flatten(0, 1)
+            counted = wanted > 0 if part == 0 else wanted >= 0
+            if counted.any():
+                loss = loss + F.cross_entropy(scores, wanted, weight=weights if part == 0 else None, ignore_index=-1)
+                right.append(round(100 * (scores.argmax(-1) == wanted)[counted].float().mean().item(), 1))
+        return loss, right
 
 
 def build_blip2(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, clip: LoadedClip) -> Blip2Model:
@@ -93,7 +101,7 @@ def build_blip2(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, cl
     )  # fmt: skip
     torch.manual_seed(args.seed)
     model = Blip2Model(config)
-    torch.nn.init.normal_(model.query_tokens, std=0.5)
+    nn.init.normal_(model.query_tokens, std=0.5)
     load_tower(model, clip)
     return model
 
@@ -133,108 +141,6 @@ def typical_spread(clip: LoadedClip) -> float:
     cells = torch.randn((64, 3, side // 4, side // 4), generator=torch.Generator().manual_seed(0))
     patches = visual.conv1(F.interpolate(cells, size=(side, side))).flatten(2).transpose(1, 2)
     return (patches + visual.positional_embedding[1:]).std(-1).mean().item()
-
-
-def spread_facts(groups: list[list[int]], n_places: int, rng: np.random.Generator) -> list[list[int]]:
-    """Return the words at each place: a group, or half the time each of an object's two halves, has one of its own."""
-    found: list[list[int]] = [[] for _ in range(n_places)]
-    places = rng.permutation(n_places)
-    for number, words in enumerate(groups):
-        is_object = number + 1 < len(groups)
-        split = 2 if is_object and rng.random() < 0.5 else len(words)
-        found[places[2 * number % n_places]] += words[:split]
-        found[places[(2 * number + 1) % n_places]] += words[split:]
-    return found
-
-
-class Batches:
-    """Batches of scenes, as pictures or as facts, with several texts each; a function of the step.
-
-    Args:
-        worlds: Scenes, drawn in advance.
-        seed: Of the draws among them.
-        n_texts: Questions and captions per scene and step.
-        n_queries: Places for facts.
-    """
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, clip: LoadedClip, worlds: list[WorldScene], seed: int, *,
-        n_texts: int, n_queries: int,
-    ) -> None:  # fmt: skip
-        self.seed, self.n_texts, self.n_queries, self.pad = seed, n_texts, n_queries, tokenizer.pad_token_id
-        small = [Image.fromarray(world.scene.image).resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC) for world in worlds]
-        self.images = torch.from_numpy(np.stack([np.asarray(image) for image in small])).permute(0, 3, 1, 2)
-        self.mean, self.std = (torch.tensor(part).view(1, 3, 1, 1) for part in (clip.info.mean, clip.info.std))
-        plain = functools.partial(tokenizer, add_special_tokens=False)
-        start = [tokenizer.bos_token_id]
-
-        # Few different sentences make up the world, so that each is encoded once.
-        @functools.lru_cache(None)
-        def asked(question: str, answer: str) -> tuple[list[int], int]:
-            prompt = start + plain(PROMPT.format(question=question)).input_ids
-            return prompt + plain(f"{answer}\n").input_ids, len(prompt)
-
-        @functools.lru_cache(None)
-        def told(caption: str) -> tuple[list[int], int]:
-            return start + plain(f"{caption}\n").input_ids, len(start)
-
-        self.types = [[q.question_type for q in world.questions] for world in worlds]
-        self.questions = [[asked(q.question, q.answer) for q in world.questions] for world in worlds]
-        self.styled = [[q.names_style for q in world.questions] for world in worlds]
-        self.captions = [[told(text) for text in world.scene.captions] for world in worlds]
-        self.plain_captions = [[told(text) for text in w.scene.captions if not names_style(text)] for w in worlds]
-        self.facts = [[[tokenizer.convert_tokens_to_ids(word) for word in group] for group in scene_facts(w)] for w in worlds]
-
-    def pictures(self, picks: np.ndarray) -> Tensor:
-        """Pictures of these scenes, normalised, (B, 3, S, S)."""
-        return (self.images[picks].float() / 255 - self.mean) / self.std
-
-    def written(self, picks: np.ndarray, rng: np.random.Generator) -> Tensor:
-        """Facts of these scenes in random places, as words to be added up, (B, places, words); `NO_WORD` fills up."""
-        ids = torch.full((len(picks), self.n_queries, FACTS_PER_QUERY), NO_WORD)
-        for row, pick in enumerate(picks):
-            for place, words in enumerate(spread_facts(self.facts[pick], self.n_queries, rng)):
-                ids[row, place, : len(words)] = torch.tensor(words[:FACTS_PER_QUERY])
-        return ids
-
-    def at(
-        self, step: int, batch_size: int, *, styles: bool, stream: int
-    ) -> tuple[np.ndarray, Tensor, Tensor, np.random.Generator]:
-        """Scenes, texts (B, T, L), and labels, -100 where nothing is to be learned; and the generator for what follows.
-
-        Args:
-            styles: Whether texts may ask for or name the style.
-            stream: Tells the streams of one step apart.
-        """
-        rng = np.random.default_rng((self.seed, step, stream))
-        picks = rng.choice(len(self.questions), size=batch_size, replace=False)
-        chosen = []
-        for pick in picks:
-            captions = self.captions[pick] if styles else self.plain_captions[pick]
-            row = [captions[rng.integers(len(captions))]]
-            questions = [q for q, styled in zip(self.questions[pick], self.styled[pick], strict=True) if styles or not styled]
-            order = rng.permutation(len(questions))
-            row += [questions[order[k % len(order)]] for k in range(self.n_texts - 1)]
-            chosen.append(row)
-        return picks, *self._pad(chosen), rng
-
-    def _pad(self, rows: list[list[tuple[list[int], int]]]) -> tuple[Tensor, Tensor]:
-        length = max(len(ids) for row in rows for ids, _ in row)
-        shape = (len(rows), len(rows[0]), length)
-        padded, labels = torch.full(shape, self.pad), torch.full(shape, -100)
-        for i, row in enumerate(rows):
-            for k, (ids, n_prompt) in enumerate(row):
-                padded[i, k, : len(ids)] = torch.tensor(ids)
-                labels[i, k, n_prompt : len(ids)] = torch.tensor(ids[n_prompt:])
-        return padded, labels
-
-    def held_out(self, first: int, size: int) -> tuple[np.ndarray, Tensor, Tensor, list[list[str]]]:
-        """Scenes with all their questions, styles included, and the questions' types; "" fills up."""
-        picks = np.arange(first, first + size)
-        most = max(len(self.questions[p]) for p in picks)
-        rows = [[self.questions[p][k % len(self.questions[p])] for k in range(most)] for p in picks]
-        types = [[self.types[p][k] if k < len(self.types[p]) else "" for k in range(most)] for p in picks]
-        return picks, *self._pad(rows), types
 
 
 def see(model: Blip2Model, pictures: Tensor) -> Tensor:
@@ -304,34 +210,70 @@ def evaluate(model: Blip2Model, batches: Batches, n_scenes: int, *, source: str 
     return {kind: round(100 * float(np.mean(hits)), 1) for kind, hits in [("all but style", asked), *sorted(right.items())]}
 
 
+class Lessons:
+    """The loss of each phase as a function of the step, and what is reported on the way.
+
+    Args:
+        model: To be trained.
+        batches: Scenes to learn from.
+        held_out: Scenes to report on.
+        args: The command line.
+    """
+
+    def __init__(self, model: Blip2Model, batches: Batches, held_out: Batches, args: argparse.Namespace) -> None:
+        self.model, self.batches, self.held_out, self.args = model, batches, held_out, args
+        self.names = PatchNames(model.config.vision_config.hidden_size)
+        self._whole_px = batches.large.shape[-1]
+
+    def reading(self, step: int, batch_size: int) -> Tensor:
+        """Loss of texts about facts."""
+        picks, ids, labels, rng = self.batches.at(step, batch_size, styles=True, stream=0)
+        return text_loss(self.model, read_facts(self.model, self.batches.written(picks, rng)), ids, labels)
+
+    def naming(self, step: int) -> Tensor:
+        """Loss of what patches show: large objects first, with which the tower learns to name more in as many steps."""
+        rng, count = np.random.default_rng((self.batches.seed, step, 2)), 2 * self.args.batch_size
+        picks = rng.choice(len(self.batches.large), size=count, replace=False)
+        share = step / (ZOOM_SHARE * self.args.naming_steps)
+        most = CLOSEST_PX + (self._whole_px - CLOSEST_PX) * min(share, 1.0)
+        sides = rng.integers(CLOSEST_PX, int(most) + 1, size=count) if share < 1 else np.full(count, self._whole_px)
+        return self.names(self.model.vision_model, *self.batches.closer(picks, sides, rng))[0]
+
+    @torch.no_grad()
+    def named(self) -> list[float]:
+        """Shares of held-out patches whose object, colour and hour are named, in percent."""
+        rng, count = np.random.default_rng(0), min(200, len(self.held_out.large))
+        parts = self.held_out.closer(np.arange(count), np.full(count, self._whole_px), rng)
+        return self.names(self.model.vision_model, *parts)[1]
+
+    def seeing(self, step: int) -> Tensor:
+        """Loss of texts about pictures, and of some about facts."""
+        args = self.args
+        picks, ids, labels, _ = self.batches.at(step, args.batch_size, styles=False, stream=1)
+        loss = text_loss(self.model, see(self.model, self.batches.pictures(picks)), ids, labels)
+        return loss + args.reading_share * self.reading(args.reading_steps + step, max(1, args.batch_size // 4))
+
+
 def train(model: Blip2Model, batches: Batches, held_out: Batches, args: argparse.Namespace) -> None:
-    """Run or continue both phases; their states are kept in ``args.work_dir``."""
-
-    def reading_loss(step: int, batch_size: int) -> Tensor:
-        picks, ids, labels, rng = batches.at(step, batch_size, styles=True, stream=0)
-        return text_loss(model, read_facts(model, batches.written(picks, rng)), ids, labels)
-
-    def seeing_loss(step: int) -> Tensor:
-        picks, ids, labels, _ = batches.at(step, args.batch_size, styles=False, stream=1)
-        loss = text_loss(model, see(model, batches.pictures(picks)), ids, labels)
-        return loss + args.reading_share * reading_loss(args.reading_steps + step, args.batch_size // 4)
-
-    common = {"arguments": identity(args)}
-    language = build_adamw({model.language_model: args.lr}, args.weight_decay)
-    run_phase(
-        "reading", model.train(), language, lambda step: reading_loss(step, args.batch_size),
-        Pace(args.reading_steps, args.warmup_steps, args.save_every), state_file=args.work_dir / "reading.pt",
-        report=lambda: evaluate(model, held_out, 200, source="facts"), **common,
-    )  # fmt: skip
-    rates = {
+    """Run or continue the phases; their states are kept in ``args.work_dir``."""
+    lessons, arguments = Lessons(model.train(), batches, held_out, args), identity(args)
+    seeing = {
         model.vision_model: args.lr * args.tower_lr, model.qformer: args.lr, model.query_tokens: args.lr,
         model.language_projection: args.lr, model.language_model: args.lr * args.language_lr,
     }  # fmt: skip
-    run_phase(
-        "seeing", model, build_adamw(rates, args.weight_decay), seeing_loss,
-        Pace(args.steps, args.warmup_steps, args.save_every), state_file=args.work_dir / "seeing.pt",
-        report=lambda: evaluate(model, held_out, 200), **common,
+    naming = {model.vision_model: args.lr, lessons.names: args.lr}
+    phases = (
+        ("reading", model, {model.language_model: args.lr}, lambda step: lessons.reading(step, args.batch_size),
+         args.reading_steps, lambda: evaluate(model, held_out, 200, source="facts")),
+        ("naming", nn.ModuleList([model.vision_model, lessons.names]), naming, lessons.naming,
+         args.naming_steps, lessons.named),
+        ("seeing", model, seeing, lessons.seeing, args.steps, lambda: evaluate(model, held_out, 200)),
     )  # fmt: skip
+    for name, part, rates, loss_at, steps, report in phases:
+        run_phase(
+            name, part, build_adamw(rates, args.weight_decay), loss_at, Pace(steps, args.warmup_steps, args.save_every),
+            state_file=args.work_dir / f"{name}.pt", arguments=arguments, report=report,
+        )  # fmt: skip
 
 
 def save(model: Blip2Model, tokenizer: PreTrainedTokenizerFast, clip: LoadedClip, folder: Path) -> None:
@@ -352,7 +294,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--work-dir", type=Path, default=ROOT / "output" / "pretrain_tiny_blip2", help="resumable state")
     add("--seed", type=int, default=1)
     add("--reading-steps", type=int, default=1000, help="steps of the language model alone")
-    add("--steps", type=int, default=2600, help="steps with pictures")
+    add("--naming-steps", type=int, default=1800, help="steps of the vision tower alone, of twice as many scenes")
+    add("--steps", type=int, default=2400, help="steps with pictures and texts")
     add("--batch-size", type=int, default=32, help="scenes per step")
     add("--n-texts", type=int, default=6, help="questions and captions per scene")
     add("--n-scenes", type=int, default=16000, help="scenes drawn in advance")

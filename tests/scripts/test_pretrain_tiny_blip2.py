@@ -17,13 +17,15 @@ sys.path.append(str(SCRIPTS))
 
 import pretrain_tiny_blip2 as pretrain  # noqa: E402
 import pretraining  # noqa: E402
+import pretraining_facts  # noqa: E402
 
 from clip_ext.loader import load_clip  # noqa: E402
 from datasets.mini_scenes_generator import STYLES, all_words  # noqa: E402
 from trainers.bgobj_llava.word_tokenizer import build_word_tokenizer  # noqa: E402
 
-SIZES = ("--reading-steps", "2", "--steps", "4", "--batch-size", "4", "--warmup-steps", "1", "--save-every", "2")
-SIZES += ("--vision-blocks", "1", "--qformer-layers", "2", "--qformer-width", "16", "--llm-layers", "1", "--width", "16")
+SIZES = ("--reading-steps", "2", "--naming-steps", "2", "--steps", "4", "--batch-size", "2", "--save-every", "2")
+SIZES += ("--warmup-steps", "1", "--vision-blocks", "1", "--qformer-layers", "2", "--qformer-width", "16")
+SIZES += ("--llm-layers", "1", "--width", "16")
 
 
 def make_tokenizer() -> Any:
@@ -71,11 +73,29 @@ def test_every_fact_has_a_place_and_keeps_to_its_group() -> None:
     rng, groups = np.random.default_rng(0), [[1, 2, 3, 4, 5], [6, 7, 8, 9], [10, 11, 12]]
     halves = set()
     for _ in range(50):
-        places = [place for place in pretrain.spread_facts(groups, 8, rng) if place]
+        places = [place for place in pretraining_facts.spread_facts(groups, 8, rng) if place]
         assert sorted(word for place in places for word in place) == list(range(1, 13))
         assert [10, 11, 12] in places  # the style is never apart from the background
         halves.add(len(places))
     assert halves == {3, 4, 5}
+
+
+def test_patches_are_named_by_the_object_that_covers_them(batches: pretrain.Batches) -> None:
+    labels = torch.zeros(3, 16, 16, dtype=torch.uint8)
+    labels[1] = 4  # colour of the background
+    labels[0, 2:6, 2:6], labels[1, 2:6, 2:6], labels[2, 2:6, 2:6] = 9, 7, 3  # an object in the corners of four patches
+    labels[0, 12, 12], labels[1, 12, 12] = 5, 6  # one that covers too little of its patch
+    names, colours, hours = pretraining_facts.patch_labels(labels, 4).unflatten(1, (4, 4))
+    assert names[:2, :2].tolist() == [[9, 9], [9, 9]] and names.sum() == 36
+    assert colours[:2, :2].tolist() == [[7, 7], [7, 7]] and colours[3, 3] == 4
+    assert hours[:2, :2].tolist() == [[3, 3], [3, 3]] and hours.sum() == 12
+    pictures, shown = batches.closer(np.array([0, 3]), np.array([40, 96]), np.random.default_rng(0))
+    assert pictures.shape == (2, 3, 64, 64) and shown.shape == (2, 3, 64) and (shown[:, 0] > 0).any(1).all()
+
+
+def test_a_part_of_a_scene_is_the_whole_where_it_is_as_large(batches: pretrain.Batches) -> None:
+    whole, _ = batches.closer(np.array([2]), np.array([96]), np.random.default_rng(0))
+    assert (whole - batches.pictures(np.array([2]))).abs().mean() < 0.1  # another interpolation
 
 
 def test_texts_that_share_a_prefix_do_not_see_each_other(model: Any) -> None:
