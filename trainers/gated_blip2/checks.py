@@ -37,9 +37,7 @@ def find_problems(cfg: CfgNode) -> list[str]:
     problems += [*_memory_problems(cfg, node), *_output_problems(node), *problems_with_template(node.PROMPT.TEMPLATE)]
     if node.CHECKPOINT.KEEP in KEEP:
         problems += problems_with_keep(node.CHECKPOINT.KEEP, f"{NAME}.CHECKPOINT.KEEP", cfg.TEST.FINAL_MODEL)
-    if node.CACHE.ENABLE:
-        transforms = cfg.INPUT.TRANSFORMS if cfg.INPUT.NO_TRANSFORM is False else ()
-        problems += problems_with_augmentation(transforms)
+    problems += problems_with_augmentation(cfg.INPUT.TRANSFORMS)
     if node.PRESET in PRESETS and settings.has_gates(node):
         problems += [*_gate_problems(node), *_style_problems(cfg, node)]
     return problems

@@ -121,7 +121,7 @@ def cache_folder(cache_dir: str | Path, key: CacheKey) -> Path:
 
 
 def problems_with_augmentation(transforms: Sequence[str]) -> list[str]:
-    """Return a message if pictures change at random, so that no stored row is theirs; for runs with `CACHE.ENABLE`.
+    """Return a message if pictures are to change at random: no stored row would be theirs, and no encoder has seen such ones.
 
     Args:
         transforms: `INPUT.TRANSFORMS`.
@@ -130,8 +130,8 @@ def problems_with_augmentation(transforms: Sequence[str]) -> list[str]:
     if not changing:
         return []
     return [
-        f"INPUT.TRANSFORMS has {', '.join(changing)}: another picture of a file every time, but {KEYS}.ENABLE True keeps one "
-        f"row per file; expected none but {', '.join(FIXED_TRANSFORMS)}, or {KEYS}.ENABLE False"
+        f"INPUT.TRANSFORMS has {', '.join(changing)}: another picture of a file every time, but pictures are seen as the "
+        f"frozen encoders' own processors make them, and {KEYS}.ENABLE keeps one row per file; expected none of them"
     ]
 
 
