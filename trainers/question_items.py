@@ -49,5 +49,5 @@ def problems_with_questions(items: Sequence[Datum], name: str, *, needed: Sequen
         return []
     return [
         f"DATASET.NAME {name}: its items have no {', '.join(missing)}; {trainer} answers questions: expected VQAJson, "
-        "OCRVQA, TextVQA, or MiniScenes with DATASET.MINI_VIEW questions"
+        "ArtQuest, AQUA, OCRVQA, TextVQA, or MiniScenes with DATASET.MINI_VIEW questions"
     ]

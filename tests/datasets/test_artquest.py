@@ -205,3 +205,17 @@ def test_hold_out_selects_on_pictures_of_train_and_keeps_val_for_the_end(root: P
     assert data.split_kind == "hold_out" and [name for name, *_ in facts(data.test)] == ["b1.jpg", "b2.jpg"]
     learned, held = ({name for name, *_ in facts(items)} for items in (data.train_x, data.val))
     assert learned | held == {"a1.jpg", "a2.jpg"} and not learned & held
+
+
+def test_example_of_the_documentation_is_read_as_it_says(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "CUSTOM_DATA.md").read_text("utf-8")
+    table = page.partition("## Questions about art\n")[2].split("```\n")[3]
+    assert table.startswith("image,question,answer,question_type,style\n")
+    write_text(tmp_path / "val.csv", *table.splitlines())
+    write_images(tmp_path / "images", ["milkmaid.jpg", "wave.jpg"])
+    titles = ["the great wave", "the great wave off kanagawa"]
+    items = read(tmp_path).test
+    assert facts(items) == [
+        ("milkmaid.jpg", "who painted this?", ["johannes vermeer"]), ("wave.jpg", "what is its title?", titles)
+    ]  # fmt: skip
+    assert [(item.classname, item.extras["style"]) for item in items] == [("artist", "Baroque"), ("title", "Ukiyo_e")]
