@@ -16,12 +16,12 @@ from tiny_world import build, make_cfg, node_of
 from tiny_world import test_logits as logits_of
 
 from clip_ext.file_hashes import hash_file
+from trainers import recomputing
 from trainers.bgobj_llava import building, checks
 from trainers.bgobj_llava.detection import build as detectors
 from trainers.bgobj_llava.detection.boxes_file import BoxesWriter, Origin
 from trainers.bgobj_llava.detection.detections import Detections
 from trainers.bgobj_llava.detection.options import DetectorOptions
-from trainers.bgobj_llava.model import fusion
 from trainers.config_merge import flatten
 
 NAME = "BgObjLLaVA"
@@ -196,8 +196,8 @@ def traces_of(world: Path, folder: Path, settings: dict[str, Any]) -> dict[str, 
             cfg = make_cfg(world, folder / "run", NAME, settings)
             load = building.load_llava
             patch.setattr(building, "load_llava", lambda *args, **kw: asked.append(kw["revision"]) or load(*args, **kw))
-            inner = fusion.recompute
-            patch.setattr(fusion, "recompute", lambda *args, **kw: recomputed.append(1) or inner(*args, **kw))
+            inner = recomputing.checkpoint
+            patch.setattr(recomputing, "checkpoint", lambda *args, **kw: recomputed.append(1) or inner(*args, **kw))
             trainer = build(cfg)
             save = trainer.mid_epoch.save
             patch.setattr(trainer.mid_epoch, "save", lambda: saved.append(trainer.batch_idx) or save())
