@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +20,45 @@ from trainers.bgobj_llava.detection.detections import from_boxes
 from trainers.bgobj_llava.detection.options import DetectorOptions
 from trainers.prediction.questions import find_questions
 
+ROOT = Path(__file__).resolve().parents[1]
 NAME = "BgObjLLaVA"
 QUESTION = "what colour is the circle?"
 NO_OBJECTS = ("TRAINER.BGOBJLLAVA.DET.MISSING", "no_detection")
-COLUMNS = ("answer", "hit", "exact", "drift", "n_bg", "n_obj")
+# Trainers that answer questions: settings for pictures about which nothing is known, and what their rows say beside the answer.
+WORDS = {NAME: NO_OBJECTS, "GatedBLIP2": ()}
+COLUMNS = {
+    NAME: ("answer", "hit", "exact", "drift", "n_bg", "n_obj"),
+    "GatedBLIP2": ("answer", "mean_log_prob", "style", "style_probability", "truncated"),
+}
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A trained run that answers questions; it must not be changed."""
+
+    name: str
+    run: Path
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return WORDS[self.name]
+
+
+@pytest.fixture(params=WORDS)
+def speaker(request: pytest.FixtureRequest, trained_run) -> Speaker:
+    return Speaker(request.param, trained_run(request.param)[0])
 
 
 @pytest.fixture
 def answering_run(trained_run) -> Path:
     return trained_run(NAME)[0]
+
+
+def test_every_trainer_that_answers_questions_is_tried() -> None:
+    from dassl.engine import TRAINER_REGISTRY
+
+    names = TRAINER_REGISTRY.registered_names()
+    assert {name for name in names if getattr(TRAINER_REGISTRY.get(name), "answers_questions", False)} == set(WORDS)
 
 
 def write_table(path: Path, rows: list[Any]) -> Path:
@@ -42,33 +75,47 @@ def picture(world: Path, number: int = 0) -> str:
 # --- what a row says ----------------------------------------------------------------------------------------------------
 
 
-def test_answers_are_those_of_the_test(trained_run, tiny_world: Path, tmp_path: Path, capsys) -> None:
-    folder, trainer = trained_run(NAME)
-    items = trainer.dm.dataset.test
+def ask_test_questions(trained_run, name: str, folder: Path) -> Path:
+    """Write the questions of the test as a table; return it."""
+    items = trained_run(name)[1].dm.dataset.test
     names = ("question", "boxes", "question_id")
-    asked = [{"image": item.impath, **{name: item.extras[name] for name in names}} for item in items]
-    table = write_table(tmp_path / "asked.jsonl", asked)
+    return write_table(
+        folder / "asked.jsonl", [{"image": item.impath, **{each: item.extras[each] for each in names}} for item in items]
+    )
+
+
+def test_answers_are_those_of_the_test(speaker: Speaker, trained_run, tmp_path: Path, capsys) -> None:
+    table = ask_test_questions(trained_run, speaker.name, tmp_path)
     capsys.readouterr()
-    assert call(folder, table, tmp_path / "out.jsonl") == 0
-    rows = read_jsonl(tmp_path / "out.jsonl")
-    trainer.start_answers(items)
-    batches = [trainer.parse_batch_test(batch)[0] for batch in trainer.test_loader]
-    expected = [row for batch in batches for row in trainer.model_inference(batch)]
-    trainer.finish_answers()
-    assert [row["answer"] for row in rows] == [row["answer"] for row in expected]
-    assert [(row["n_bg"], row["n_obj"]) for row in rows] == [(row["n_bg"], row["n_obj"]) for row in expected]
-    known = [(item.impath, item.extras["question_id"]) for item in items]
-    assert [(row["impath"], row["question_id"]) for row in rows] == known
+    assert call(speaker.run, table, tmp_path / "out.jsonl") == 0
+    rows, expected = read_jsonl(tmp_path / "out.jsonl"), read_jsonl(speaker.run / "predictions.jsonl")
+    shared = [name for name in COLUMNS[speaker.name] if name in expected[0] and name not in ("hit", "exact", "drift", "style")]
+    assert "answer" in shared
+    for name in (*shared, "impath", "question_id"):
+        assert [row[name] for row in rows] == [row[name] for row in expected], name
     assert {row["error"] for row in rows} == {""}
-    assert all(name in rows[0] for name in COLUMNS)
+    assert list(rows[0]) == ["impath", "question_id", "question", *list(rows[0])[3:-1], "error"]
+    assert set(COLUMNS[speaker.name]) <= set(rows[0])
     summary = capsys.readouterr().out
     assert summary.startswith(f"{tmp_path / 'out.jsonl'}: 6 questions, ")
-    assert "0 failed; BgObjLLaVA, adapter/last" in summary
+    assert f"0 failed; {speaker.name}, adapter/last" in summary
 
 
-def test_one_question_for_a_folder(answering_run: Path, photos: Path, tmp_path: Path, capsys) -> None:
+def test_a_new_process_needs_no_training_data(trained_run, tmp_path: Path) -> None:
+    run = trained_run("GatedBLIP2")[0]
+    table, output = ask_test_questions(trained_run, "GatedBLIP2", tmp_path), tmp_path / "out.jsonl"
+    words = ["--model-dir", str(run), "--input", str(table), "--output", str(output), "--offline"]
+    settings = ["DATASET.ROOT", str(tmp_path / "nowhere"), "TRAINER.GATEDBLIP2.CACHE.DIR", str(tmp_path / "cache")]
+    subprocess.run([sys.executable, str(ROOT / "predict.py"), *words, *settings], check=True, capture_output=True, cwd=tmp_path)
+    expected = read_jsonl(run / "predictions.jsonl")
+    for name in ("answer", "mean_log_prob", "truncated"):
+        assert [row[name] for row in read_jsonl(output)] == [row[name] for row in expected]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["asked.jsonl", "out.jsonl", "out.jsonl.json"]
+
+
+def test_one_question_for_a_folder(speaker: Speaker, photos: Path, tmp_path: Path, capsys) -> None:
     (photos / "cut.png").write_bytes((photos / "b.PNG").read_bytes()[:90])
-    code = call(answering_run, photos, tmp_path / "out.jsonl", "--question", QUESTION, *NO_OBJECTS)
+    code = call(speaker.run, photos, tmp_path / "out.jsonl", "--question", QUESTION, *speaker.words)
     assert code == 1
     rows = read_jsonl(tmp_path / "out.jsonl")
     assert [Path(row["impath"]).name for row in rows] == ["b.PNG", "cut.png", "ä, ü.bmp", "c.webp"]
@@ -101,16 +148,17 @@ def test_a_known_background_is_used_again(answering_run: Path, tiny_world: Path,
     assert {row["hit"] for row in cold} == {""}
 
 
-def test_csv_in_and_out(answering_run: Path, tiny_world: Path, tmp_path: Path) -> None:
+def test_csv_in_and_out(speaker: Speaker, tiny_world: Path, tmp_path: Path) -> None:
     with open(tmp_path / "asked.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["image", "question", "boxes"])
         writer.writeheader()
         writer.writerow({"image": "none.png", "question": QUESTION, "boxes": ""})
         writer.writerow({"image": picture(tiny_world), "question": "", "boxes": "[[4, 4, 15, 20]]"})
-    assert call(answering_run, tmp_path / "asked.csv", tmp_path / "out.csv", "--question", "where is it?") == 1
+    assert call(speaker.run, tmp_path / "asked.csv", tmp_path / "out.csv", "--question", "where is it?") == 1
     missing, row = read_csv(tmp_path / "out.csv")
     assert missing["error"].startswith("asked.csv, line 2: no such image: ")
-    assert (row["question"], row["error"], row["exact"]) == ("where is it?", "", "true")
+    assert (row["question"], row["error"]) == ("where is it?", "")
+    assert {"exact": "true", "truncated": "true"}.items() & row.items()
 
 
 def test_facts_stand_beside_the_rows(answering_run: Path, photos: Path, tmp_path: Path) -> None:
@@ -122,20 +170,21 @@ def test_facts_stand_beside_the_rows(answering_run: Path, photos: Path, tmp_path
     assert any("POSITION: stored 'sequential', now 'raster'" in note for note in facts["notes"])
 
 
-def test_an_epoch_of_the_run(answering_run: Path, photos: Path, tmp_path: Path, capsys) -> None:
+def test_an_epoch_of_the_run(speaker: Speaker, photos: Path, tmp_path: Path, capsys) -> None:
     words = ("--question", QUESTION)
-    assert call(answering_run, photos, tmp_path / "out.jsonl", *words, "--load-epoch", "1", *NO_OBJECTS) == 0
-    assert "adapter/epoch-1" in capsys.readouterr().out
+    assert call(speaker.run, photos, tmp_path / "out.jsonl", *words, "--load-epoch", "1", *speaker.words) == 0
+    stored = "epoch-1" if (speaker.run / "adapter" / "epoch-1").is_dir() else "last"
+    assert f"adapter/{stored}" in capsys.readouterr().out
     words += ("--load-epoch", "7")
-    fails(capsys, "has no adapter of epoch 7; present: ", answering_run, photos, tmp_path / "x.jsonl", *words)
+    fails(capsys, "has no adapter of epoch 7; present: ", speaker.run, photos, tmp_path / "x.jsonl", *words)
 
 
-@pytest.mark.parametrize("name", ["adapter/epoch-1", "adapter/epoch-1/adapter.safetensors", "adapter/last/adapter.json"])
-def test_an_adapter_of_the_run_may_be_named(name: str, answering_run: Path, photos: Path, tmp_path: Path, capsys) -> None:
-    words = ("--question", QUESTION, *NO_OBJECTS)
-    assert call(answering_run / name, photos, tmp_path / "out.jsonl", *words) == 0
-    assert "/".join(name.split("/")[:2]) in capsys.readouterr().out
-    alone = shutil.copytree(answering_run / "adapter" / "last", tmp_path / "x" / "y" / "alone")
+@pytest.mark.parametrize("name", ["adapter/last", "adapter/last/adapter.safetensors", "adapter/last/adapter.json"])
+def test_an_adapter_of_the_run_may_be_named(name: str, speaker: Speaker, photos: Path, tmp_path: Path, capsys) -> None:
+    words = ("--question", QUESTION, *speaker.words)
+    assert call(speaker.run / name, photos / "b.PNG", tmp_path / "out.jsonl", *words) == 0
+    assert "adapter/last" in capsys.readouterr().out
+    alone = shutil.copytree(speaker.run / "adapter" / "last", tmp_path / "x" / "y" / "alone")
     fails(capsys, f"{tmp_path / 'x'} is no run folder", alone, photos, tmp_path / "x.jsonl", *words)
 
 
@@ -161,9 +210,9 @@ def test_bad_rows_do_not_stop_the_others(answering_run: Path, tiny_world: Path, 
     assert "10 questions, 1 with a known background, 8 failed" in capsys.readouterr().out
 
 
-def test_nothing_but_bad_rows(answering_run: Path, tmp_path: Path) -> None:
+def test_nothing_but_bad_rows(speaker: Speaker, tmp_path: Path) -> None:
     table = write_table(tmp_path / "asked.jsonl", [{"question": "why?"}])
-    assert call(answering_run, table, tmp_path / "out.csv") == 1
+    assert call(speaker.run, table, tmp_path / "out.csv") == 1
     (row,) = read_csv(tmp_path / "out.csv")
     assert list(row) == ["impath", "question", "error"]
 
@@ -200,9 +249,9 @@ def test_a_detector_looks_at_new_images(answering_run: Path, tiny_world: Path, t
 # --- what is refused ----------------------------------------------------------------------------------------------------
 
 
-def test_images_without_a_question(answering_run: Path, photos: Path, tmp_path: Path, capsys) -> None:
-    fails(capsys, "--question is missing", answering_run, photos, tmp_path / "out.jsonl")
-    fails(capsys, "--question is missing", answering_run, photos, tmp_path / "out.jsonl", "--question", " ")
+def test_images_without_a_question(speaker: Speaker, photos: Path, tmp_path: Path, capsys) -> None:
+    fails(capsys, "--question is missing", speaker.run, photos, tmp_path / "out.jsonl")
+    fails(capsys, "--question is missing", speaker.run, photos, tmp_path / "out.jsonl", "--question", " ")
 
 
 def test_a_classifier_takes_no_question(trained_run, photos: Path, tmp_path: Path, capsys) -> None:
@@ -211,13 +260,13 @@ def test_a_classifier_takes_no_question(trained_run, photos: Path, tmp_path: Pat
     fails(capsys, message, folder, photos, tmp_path / "out.csv", "--question", QUESTION)
 
 
-def test_answers_are_not_calibrated(answering_run: Path, capsys) -> None:
+def test_answers_are_not_calibrated(speaker: Speaker, capsys) -> None:
     import predict
 
     with pytest.raises(SystemExit) as stop:
-        predict.main(["--model-dir", str(answering_run), "--calibrate"])
+        predict.main(["--model-dir", str(speaker.run), "--calibrate"])
     assert stop.value.code == 2
-    assert "BgObjLLaVA answers questions; it has no confidences" in capsys.readouterr().err
+    assert f"{speaker.name} answers questions; it has no confidences" in capsys.readouterr().err
 
 
 def test_tables_that_ask_nothing(answering_run: Path, tmp_path: Path, capsys) -> None:

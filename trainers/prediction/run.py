@@ -167,6 +167,7 @@ def _trainer_node(cfg: CfgNode) -> CfgNode:
 class RunClasses(DatasetBase):
     """Class names without images; a subclass made for a run is what its trainer finds."""
 
+    stands_in = True  # its items say nothing about the data
     names: tuple[str, ...] = ()
     placeholder = ""  # an existing file: loaders insist on an item, which is never read
     asks = False  # whether items are questions
@@ -225,8 +226,9 @@ def load_trainer(run: TrainedRun, epoch: int | None = None, *, with_data: bool =
     trainer.set_model_mode("eval")
     names = trainer.get_model_names()
     if not names:
-        if epoch is not None:
-            raise ValueError(f"--load-epoch {epoch}, but {run.cfg.TRAINER.NAME} trains nothing and has no checkpoint")
+        if epoch is not None or run.weights is not None:
+            asked = f"--load-epoch {epoch}" if run.weights is None else f"--model-dir {run.weights}"
+            raise ValueError(f"{asked}, but {run.cfg.TRAINER.NAME} trains nothing and has no checkpoint")
         return trainer, None
     if run.answers_questions:
         return trainer, _load_adapter(run, trainer, epoch)

@@ -11,16 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from other_styles import write_style
 from safetensors.torch import load_file
 from tiny_blip2s import write_blip2
 from tiny_questions import TinyQuestions
 from tiny_world import build, make_cfg
 
-from clip_ext.style_names import wikiart_styles
 from trainers import adapters
 from trainers.adapters import find_adapter, read_adapter
-from trainers.gated_blip2.style.files import StyleCard, write_style_file
-from trainers.gated_blip2.style.networks import ARCHITECTURES, build_network
 from trainers.run_folder import check_resume
 
 NAME = "GatedBLIP2"
@@ -111,13 +109,6 @@ def test_kept_adapters_follow_the_key(keep: str, folders: set[str], tiny_world: 
     train(tiny_world, tmp_path / "run", settings={".CHECKPOINT.KEEP": keep, "TEST.FINAL_MODEL": final, "OPTIM.MAX_EPOCH": 2})
     assert {path.name for path in (tmp_path / "run" / "adapter").iterdir()} == folders
     assert len(list((tmp_path / "run" / "gated_blip2").glob("*pth.tar*"))) == (2 if keep == "all" else 1)
-
-
-def write_style(folder: Path) -> str:
-    """Write another style encoder than the tiny world's; return what names it."""
-    torch.manual_seed(5)
-    network, view = build_network("efficientnet_tiny", 27), ARCHITECTURES["efficientnet_tiny"].view
-    return str(write_style_file(folder, network, StyleCard("efficientnet_tiny", wikiart_styles().names, view)))
 
 
 def test_another_base_style_or_data_is_refused_by_name(
