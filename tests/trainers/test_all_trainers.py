@@ -35,7 +35,8 @@ def one_step(trainer) -> dict[str, float]:
 def frozen_parameters(trainer) -> dict[str, torch.Tensor]:
     declared = {id(p) for p in trainer.adapt.parameters()}
     whole = trainer.clip.model.visual if hasattr(trainer, "clip") else trainer.model
-    found = {name: p for name, p in whole.named_parameters() if id(p) not in declared}
+    # A tower that has done its work may have left the memory.
+    found = {name: p for name, p in whole.named_parameters() if id(p) not in declared and not p.is_meta}
     assert found
     return found
 

@@ -62,7 +62,7 @@ def _run_problems(cfg: CfgNode) -> list[str]:
 
 def _memory_problems(cfg: CfgNode, node: CfgNode) -> list[str]:
     problems = []
-    if node.QUANT == "none":
+    if node.QUANT == "none" or node.QUANT not in CHOICES["QUANT"]:
         return problems
     if not (cfg.USE_CUDA and torch.cuda.is_available()):
         problems.append(f"{NAME}.QUANT is {node.QUANT!r}, which needs a GPU; expected none")
