@@ -63,36 +63,50 @@ def test_defaults_settings_and_places_reach_the_command_line(tmp_path):
     assert shown[1][13:] == [*shown[0][13:], "OPTIM.LR", "1e-4"]
 
 
+# Launchers of language systems: (trainer, config folder, data set and recipe without words).
+LANGUAGE_LAUNCHERS = {
+    "bgobj_llava": ("BgObjLLaVA", "bgobj_llava", "mini_scenes", "tiny"),
+    "gated_blip2_artquest": ("GatedBLIP2", "gated_blip2", "artquest", "artquest"),
+}
+
+
 @pytest.mark.skipif(BASH is None, reason="needs bash")
 @pytest.mark.parametrize(
-    ("words", "data", "recipe"),
-    [([], "mini_scenes", "tiny"), (["llava15_7b_lora", "OPTIM.LR", "1e-4"], "ocr_vqa", "llava15_7b_lora")],
+    ("name", "words", "data", "recipe"),
+    [
+        *((name, [], data, recipe) for name, (_, _, data, recipe) in LANGUAGE_LAUNCHERS.items()),
+        ("bgobj_llava", ["llava15_7b_lora", "OPTIM.LR", "1e-4"], "ocr_vqa", "llava15_7b_lora"),
+        ("gated_blip2_artquest", ["tiny", "OPTIM.LR", "1e-4"], "mini_scenes", "tiny"),
+    ],
 )
-def test_the_language_systems_launcher_takes_a_recipe_first(words, data, recipe, tmp_path):
+def test_a_language_systems_launcher_takes_a_recipe_first(name, words, data, recipe, tmp_path):
+    trainer, folder, _, _ = LANGUAGE_LAUNCHERS[name]
     shutil.copytree(SCRIPTS, tmp_path / "clone" / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
     fake = tmp_path / "python"
     fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     fake.chmod(0o755)
     environment = {"PATH": os.environ["PATH"], "PYTHON": str(fake)} | ({"DATASET": data} if words else {})
-    script = tmp_path / "clone" / "scripts" / "bgobj_llava.sh"
+    script = tmp_path / "clone" / "scripts" / f"{name}.sh"
     done = subprocess.run([script, *words], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.splitlines() == [
-        "train.py", "--trainer", "BgObjLLaVA", "--dataset-config-file", f"configs/datasets/{data}.yaml",
-        "--config-file", f"configs/trainers/bgobj_llava/{recipe}.yaml", "--root", "data",
-        "--output-dir", f"output/{data}/BgObjLLaVA/{recipe}/seed1", "--seed", "1", *words[1:],
+        "train.py", "--trainer", trainer, "--dataset-config-file", f"configs/datasets/{data}.yaml",
+        "--config-file", f"configs/trainers/{folder}/{recipe}.yaml", "--root", "data",
+        "--output-dir", f"output/{data}/{trainer}/{recipe}/seed1", "--seed", "1", *words[1:],
     ]  # fmt: skip
     assert (ROOT / "configs" / "datasets" / f"{data}.yaml").is_file()
-    assert (ROOT / "configs" / "trainers" / "bgobj_llava" / f"{recipe}.yaml").is_file()
+    assert (ROOT / "configs" / "trainers" / folder / f"{recipe}.yaml").is_file()
 
 
-def test_both_files_of_the_language_systems_launcher_agree():
-    shell, batch = ((SCRIPTS / f"bgobj_llava{ending}").read_text("utf-8") for ending in (".sh", ".bat"))
-    for words in ('BgObjLLaVA bgobj_llava BgObjLLaVA ""', "mini_scenes", "tiny"):
+@pytest.mark.parametrize("name", LANGUAGE_LAUNCHERS)
+def test_both_files_of_a_language_systems_launcher_agree(name):
+    trainer, folder, data, recipe = LANGUAGE_LAUNCHERS[name]
+    shell, batch = ((SCRIPTS / f"{name}{ending}").read_text("utf-8") for ending in (".sh", ".bat"))
+    for words in (f'{trainer} {folder} {trainer} ""', data, recipe):
         assert words in shell and words in batch
 
 
 def launched_files() -> list[Path]:
-    names = ("launch", *LAUNCHERS, "bgobj_llava")
+    names = ("launch", *LAUNCHERS, *LANGUAGE_LAUNCHERS)
     return [SCRIPTS / f"{name}{ending}" for name in names for ending in (".sh", ".bat")]
 
 
