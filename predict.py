@@ -7,9 +7,9 @@
     python predict.py --model-dir output/captions --input photos --output captions.jsonl TRAINER.VIECAP.NUM_RETURN 3
 
 The run's configuration, class names and weights are read from its folder; its training data are not needed. A folder is
-searched to the bottom; a table (.jsonl, .csv) has `image`, `question` and perhaps `boxes` per row. An image that cannot be read
-gets a row whose `error` says why. Beside the output, FILE.json holds what is the same for all rows. Exit code: 0, or 1 if rows
-failed, or 2 if nothing was predicted.
+searched to the bottom; a table (.jsonl, .csv) has `image`, `question` and perhaps `boxes` or `style` per row. An image that
+cannot be read gets a row whose `error` says why. Beside the output, FILE.json holds what is the same for all rows. Exit code:
+0, or 1 if rows failed, or 2 if nothing was predicted.
 """
 import argparse
 import contextlib

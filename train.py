@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--backbone", metavar="NAME", help="MODEL.BACKBONE.NAME")
     add("--head", metavar="NAME", help="MODEL.HEAD.NAME")
     add("--eval-only", action="store_true", help="load a trained model and test it")
-    add("--model-dir", metavar="DIR", help="run folder to load the model from, with --eval-only")
+    add("--model-dir", metavar="DIR", help="run, or adapter below it, to load the model from, with --eval-only")
     add("--load-epoch", type=int, metavar="N", help="epoch of the model to load; default: the best on validation")
     add("--no-train", action="store_true", help="build everything, train nothing")
     add("--import", dest="imports", action="append", metavar="FILE.py",
