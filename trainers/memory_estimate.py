@@ -35,7 +35,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """The most that is needed at a time: in the backward pass or in the step."""
+        """The most that is needed at a time: in a backward pass that adds to earlier gradients, or in the step."""
         return self.weights + self.gradients + self.moments + max(self.casts + self.activations, self.step)
 
     def describe(self) -> str:
