@@ -66,13 +66,15 @@ def read_record(run: Path, name: str) -> dict[str, Any]:
     return json.loads((run / "adapter" / name / "adapter.json").read_text("utf-8"))
 
 
-@pytest.mark.parametrize("kill_at", [8, 11], ids=["after two epochs", "inside the third"])
-def test_a_killed_run_goes_on_bit_by_bit(kill_at: int, whole, tiny_world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kill_at", "settings"), [(8, {}), (11, {".CACHE.ENABLE": False})], ids=["after two epochs", "inside the third, uncached"]
+)
+def test_a_killed_run_goes_on_bit_by_bit(kill_at: int, settings: dict, whole, tiny_world: Path, tmp_path: Path) -> None:
     straight, losses, folder = whole
     run = tmp_path / "run"
     train(tiny_world, run, kill_at=kill_at)
     assert (run / "gated_blip2" / "latest.pth.tar").is_file() is (kill_at % N_BATCHES > 0)
-    resumed, rest = train(tiny_world, run)
+    resumed, rest = train(tiny_world, run, settings=settings)
     assert rest == losses[kill_at:]
     assert resumed.best_result == straight.best_result == 50.0
     assert [each["losses"] for each in resumed.report.epochs] == [each["losses"] for each in straight.report.epochs]
@@ -82,11 +84,6 @@ def test_a_killed_run_goes_on_bit_by_bit(kill_at: int, whole, tiny_world: Path, 
         assert all(torch.equal(stored[key], expected[key]) for key in stored)
     assert (read_record(run, "best")["epoch"], read_record(run, "last")["epoch"]) == (2, 4)
     assert read_record(run, "best")["scores"] == {"val": 50.0}
-
-
-def test_resuming_needs_no_cache(whole, tiny_world: Path, tmp_path: Path) -> None:
-    train(tiny_world, tmp_path / "run", kill_at=6)
-    assert train(tiny_world, tmp_path / "run", settings={".CACHE.ENABLE": False})[1] == whole[1][6:]
 
 
 def test_every_file_is_read_without_pickle_and_none_holds_the_base(whole) -> None:
