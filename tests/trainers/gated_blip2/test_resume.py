@@ -167,7 +167,7 @@ def kill_at_write(world: Path, run: Path, victim: str, nth: int) -> int:
 
     def die_in(save: Callable[..., None]) -> Callable[..., None]:
         def save_or_die(content: Any, target: Any, *arguments: Any, **options: Any) -> None:
-            path = Path(getattr(target, "name", target))
+            path = target if isinstance(target, Path) else Path(target.name)
             if victim in path.name:
                 written.append(path)
                 if len(written) == nth:
