@@ -16,6 +16,7 @@ from trainers import config, dataset_keys
 from trainers.bgobj_llava import config as bgobj_llava_config
 from trainers.config import CHOICES, RANGES, add_trainer_configs, problems_with_choices
 from trainers.evaluators import label_distribution, vqa
+from trainers.gated_blip2 import config as gated_blip2_config
 from trainers.viecap import config as viecap_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +55,7 @@ def test_every_key_is_read_by_code(key: str) -> None:
 
 
 def test_every_key_is_declared_with_a_comment() -> None:
-    modules = (config, bgobj_llava_config, viecap_config, dataset_keys, label_distribution, vqa)
+    modules = (config, bgobj_llava_config, gated_blip2_config, viecap_config, dataset_keys, label_distribution, vqa)
     sources = [Path(module.__file__).read_text("utf-8") for module in modules]
     lines = [line for source in sources for line in source.splitlines()]
     declared: dict[str, bool] = {}

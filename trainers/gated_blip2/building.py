@@ -17,7 +17,7 @@ from trainers.gated_blip2 import settings
 from trainers.gated_blip2.cache.key import CacheKey, cache_folder, feature_key
 from trainers.gated_blip2.cache.rows import Rows
 from trainers.gated_blip2.data import PictureViews
-from trainers.gated_blip2.gates import Parts
+from trainers.gated_blip2.gates import NODE, Parts
 from trainers.gated_blip2.image_view import ImageViewFacts
 from trainers.gated_blip2.loading import LoadedBlip2, load_blip2
 from trainers.gated_blip2.model import GatedBlip2Model
@@ -117,7 +117,7 @@ def _load_style(node: CfgNode, device: torch.device) -> StyleEncoder | None:
     """Load the style encoder; where none is needed, one that is there serves for rows of answers and shared caches."""
     style = node.STYLE
     if not settings.needs_style_encoder(node) and find_style_file(style.CHECKPOINT) is None:
-        logger.info("No style encoder: %s.STYLE.CHECKPOINT is %r", settings.NODE, style.CHECKPOINT)
+        logger.info("No style encoder: %s.STYLE.CHECKPOINT is %r", NODE, style.CHECKPOINT)
         return None
     return load_style_encoder(
         style.ARCH, style.CHECKPOINT, classes_file=style.CLASSES_FILE, fallback=style.FALLBACK, device=device

@@ -7,7 +7,6 @@ from yacs.config import CfgNode
 from trainers.gated_blip2.gates import GateOptions
 from trainers.gated_blip2.presets import PRESETS
 
-NODE = "TRAINER.GATEDBLIP2"
 # Dassl's default of INPUT.SIZE, px: here it stands for the size that the model's own processor names.
 OWN_SIZE = 224
 
