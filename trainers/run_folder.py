@@ -21,6 +21,7 @@ from clip_ext.files import replacing
 from dassl_host import Engine
 from trainers.config_merge import flatten
 from trainers.run_facts import device_name, git_state, hash_data, installed_versions, splits_of
+from trainers.split_checks import tests_on_validation
 
 # What a continued run may change: places, hardware, output and testing, but nothing that training depends on.
 FREE_ON_RESUME = (
@@ -193,6 +194,7 @@ class RunFolder:
 
         Works for any trainer on either engine: the evaluator's dictionary is caught inside `trainer.test`, which itself returns
         its first number only. Figures that a trainer leaves in `further_results` while it is tested join them.
+        `test_part` says `validation` where a data set without a test part is tested on its validation part.
         """
         evaluate, test = trainer.evaluator.evaluate, trainer.test
         caught: dict[str, float] = {}
@@ -209,15 +211,18 @@ class RunFolder:
                 caught.update(getattr(trainer, "further_results", {}))
                 name = split or self._cfg.TEST.SPLIT
                 has_val = trainer.val_loader is not None
-                self._write_results("test" if name == "val" and not has_val else name, dict(caught))
+                name = "test" if name == "val" and not has_val else name
+                stands_in = name == "test" and tests_on_validation(getattr(getattr(trainer, "dm", None), "dataset", None))
+                facts = {"test_part": "validation"} if stands_in else {}
+                self._write_results({name: dict(caught)} | facts)
             return first
 
         trainer.evaluator.evaluate, trainer.test = evaluate_and_catch, test_and_write
 
-    def _write_results(self, split: str, results: dict[str, float]) -> None:
+    def _write_results(self, results: dict[str, Any]) -> None:
         file = self.path / "results.json"
         stored = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-        self._write(file.name, json.dumps({**stored, split: results}, indent=2) + "\n")
+        self._write(file.name, json.dumps({**stored, **results}, indent=2) + "\n")
 
     def _update(self, **fields: Any) -> None:
         self._record.update(fields)

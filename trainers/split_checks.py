@@ -11,6 +11,11 @@ from dassl.data.datasets import Datum
 VAL_AS_TEST, TESTS_ONLY = "val as test", "tests only"
 
 
+def tests_on_validation(data: Any) -> bool:
+    """Whether a data set has no test part of its own, so that what it calls test is its validation part."""
+    return getattr(data, "split_kind", None) == VAL_AS_TEST
+
+
 def find_split_problems(data: Any, has_target: Callable[[Datum], bool], *, needs_val: bool) -> list[str]:
     """Return one message per reason why training on a data set would be wrong.
 
@@ -23,7 +28,7 @@ def find_split_problems(data: Any, has_target: Callable[[Datum], bool], *, needs
     if kind == TESTS_ONLY:
         return ["the data set has no train part, its items are those of the test part; expected one to learn from"]
     problems, tested = [], {item.impath for item in data.test}
-    parts = {"train": data.train_x, "val": [] if kind == VAL_AS_TEST else data.val or []}
+    parts = {"train": data.train_x, "val": [] if tests_on_validation(data) else data.val or []}
     for name, items in parts.items():
         shared = dict.fromkeys(item.impath for item in items if item.impath in tested and has_target(item))
         if shared:

@@ -25,7 +25,7 @@ from trainers.epoch_order import SeededOrderLoader
 from trainers.mid_epoch import MidEpoch
 from trainers.parameter_groups import ParameterGroup, build_group_optimizer, check_cover, log_groups
 from trainers.schedules import build_schedule, resolve_schedule, warmup_epochs_of
-from trainers.split_checks import find_split_problems
+from trainers.split_checks import find_split_problems, tests_on_validation
 from trainers.stepping import SteppingTrainer
 
 logger = logging.getLogger(__name__)
@@ -227,7 +227,10 @@ class TunedTrainer(SteppingTrainer):
         split = split or self.cfg.TEST.SPLIT
         items = self.dm.dataset.val if split == "val" and self.val_loader is not None else self.dm.dataset.test
         if self.can_be_tested(items):
-            return super().test(split)
+            result = super().test(split)
+            if split != "val" and tests_on_validation(self.dm.dataset):
+                logger.warning("These are VALIDATION figures: the data set has no test part")
+            return result
         folder = os.path.commonpath([os.path.dirname(os.path.abspath(item.impath)) for item in items])
         logger.info(
             "Test skipped: no image of the *%s* split has a label. Predictions come from\n"

@@ -1,12 +1,13 @@
-"""A model whose classifier is tied to its classes is not tested on others; other trainers may be."""
+"""What a run folder keeps, and refuses: tests on other classes, and figures that are validation figures."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import trainers
-from trainers.run_folder import check_classes
+from trainers.run_folder import RunFolder, check_classes
 
 
 def trainer_of(classnames, *, fixed=True):
@@ -42,3 +43,15 @@ def test_a_folder_without_a_record_is_no_obstacle(tmp_path):
 def test_trainers_with_a_trained_classifier_are_tied_to_their_classes(name):
     trainer_class = getattr(trainers, name)
     assert getattr(trainer_class, "fixed_classes", False) is issubclass(trainer_class, trainers.LaFTer)
+
+
+@pytest.mark.parametrize(("kind", "part"), [("val as test", "validation"), ("given", None)])
+def test_figures_of_a_set_without_a_test_part_are_called_validation(kind, part, make_trainer, caplog):
+    trainer = make_trainer("ZeroshotCLIP")
+    trainer.dm.dataset.split_kind = kind
+    RunFolder(trainer.cfg, "eval").record_results(trainer)
+    with caplog.at_level("WARNING"):
+        trainer.test()
+    results = json.loads(Path(trainer.cfg.OUTPUT_DIR, "results.json").read_text("utf-8"))
+    assert results.get("test_part") == part and results["test"]["accuracy"] >= 0
+    assert ("VALIDATION figures" in caplog.text) == (part is not None)
