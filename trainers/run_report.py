@@ -69,14 +69,14 @@ def _describe(name: str, parameters: Iterable[nn.Parameter], lr_mult: float | No
 
 def format_parameters(rows: Sequence[ParameterRow]) -> str:
     """Return the rows as a table with the sums of both kinds."""
-    lines = [f"{'part':<24}{'':<11}{'tensors':>9}{'numbers':>16}  {'dtype':<18}{'lr x':>6}"]
+    lines = [f"{'part':<30}{'':<11}{'tensors':>9}{'numbers':>16}  {'dtype':<18}{'lr x':>6}"]
     for row in rows:
         kind, lr = ("trainable", f"{row.lr_mult:g}") if row.trainable else ("frozen", "")
-        lines.append(f"{row.name:<24}{kind:<11}{row.tensors:>9,}{row.numbers:>16,}  {row.dtype:<18}{lr:>6}".rstrip())
+        lines.append(f"{row.name:<30}{kind:<11}{row.tensors:>9,}{row.numbers:>16,}  {row.dtype:<18}{lr:>6}".rstrip())
     sums = {kind: sum(row.numbers for row in rows if row.trainable is kind) for kind in (True, False)}
     share = 100 * sums[True] / max(sum(sums.values()), 1)
-    lines.append(f"{'in all':<24}{'trainable':<11}{'':>9}{sums[True]:>16,}  {share:.2f}% of all")
-    lines.append(f"{'in all':<24}{'frozen':<11}{'':>9}{sums[False]:>16,}")
+    lines.append(f"{'in all':<30}{'trainable':<11}{'':>9}{sums[True]:>16,}  {share:.2f}% of all")
+    lines.append(f"{'in all':<30}{'frozen':<11}{'':>9}{sums[False]:>16,}")
     return "\n".join(lines)
 
 
