@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from gated_models import ASKED, TEMPLATE, gated_model, pixels, stock_inputs, styles, talkative, texts, wrap
-from tiny_blip2s import random_blip2, write_blip2
+from tiny_blip2s import attention_of_parts, random_blip2, write_blip2
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import Blip2ForConditionalGeneration
@@ -58,7 +58,8 @@ def test_own_path_is_transformers_bit_for_bit(prec: str, attn: str) -> None:
 def test_a_stored_model_is_transformers_bit_for_bit(tmp_path: Path, prec: str) -> None:
     """Its queries and projection are fp32 here, under autocast, and in half precision there."""
     folder = write_blip2(tmp_path)
-    blip2 = Blip2ForConditionalGeneration.from_pretrained(folder, dtype=DTYPES[prec], attn_implementation="sdpa").eval()
+    attn = attention_of_parts("sdpa")
+    blip2 = Blip2ForConditionalGeneration.from_pretrained(folder, dtype=DTYPES[prec], attn_implementation=attn).eval()
     model = GatedBlip2Model(load_blip2(str(folder), prec=prec), prec=prec)
     if prec == "bf16":
         assert model.blip2.language_projection.weight.dtype == torch.float32

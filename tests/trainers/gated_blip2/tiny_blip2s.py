@@ -9,6 +9,7 @@ from transformers import (
     Blip2Config,
     Blip2ForConditionalGeneration,
     Blip2QFormerConfig,
+    Blip2QFormerModel,
     Blip2VisionConfig,
     BlipImageProcessor,
     OPTConfig,
@@ -50,12 +51,18 @@ def tiny_config(*, text_input: bool = False) -> Blip2Config:
     )  # fmt: skip
 
 
+def attention_of_parts(attn: str) -> dict[str, str]:
+    """What transformers is told; before 5.13 its Q-Former has eager attention only."""
+    qformer = attn if getattr(Blip2QFormerModel, "_supports_sdpa", False) else "eager"
+    return {"vision_config": attn, "qformer_config": qformer, "text_config": attn}
+
+
 def random_blip2(
     *, dtype: torch.dtype = torch.float32, text_input: bool = False, attn: str = "eager", seed: int = 0
 ) -> Blip2ForConditionalGeneration:
     """A BLIP-2 whose every parameter is random, so that nothing is hidden by zeros; in evaluation mode."""
     config = tiny_config(text_input=text_input)
-    model = Blip2ForConditionalGeneration._from_config(config, attn_implementation=attn)
+    model = Blip2ForConditionalGeneration._from_config(config, attn_implementation=attention_of_parts(attn))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
