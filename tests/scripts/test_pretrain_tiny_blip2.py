@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS, ASSET = ROOT / "scripts", ROOT / "trainers" / "gated_blip2" / "assets" / "tiny_blip2"
 sys.path.append(str(SCRIPTS))
 
 import pretrain_tiny_blip2 as pretrain  # noqa: E402
@@ -158,3 +159,18 @@ def test_a_stopped_run_gives_the_weights_of_one_that_was_not(tmp_path: Path, mon
         assert straight.keys() == stopped.keys() and all(torch.equal(straight[name], stopped[name]) for name in straight)
         with pytest.raises(SystemExit, match="belongs to other arguments"):
             run(patch, tmp_path / "stopped", "--lr", "0.5")
+
+
+def test_the_committed_model_sees_everything_but_the_style() -> None:
+    from transformers import AutoTokenizer, Blip2ForConditionalGeneration
+
+    model = Blip2ForConditionalGeneration.from_pretrained(ASSET, dtype=torch.float32)
+    assert sum(parameter.numel() for parameter in model.parameters()) < 2_500_000
+    assert sum(file.stat().st_size for file in ASSET.iterdir()) < 5e6
+    tokenizer = AutoTokenizer.from_pretrained(ASSET)
+    assert tokenizer.get_vocab() == make_tokenizer().get_vocab()
+    worlds = pretraining.draw_worlds(50, pretrain.HELD_OUT_SEED, "test")
+    held_out = pretrain.Batches(tokenizer, load_clip("tiny12"), worlds, 0, n_texts=2, n_queries=8)
+    seen, read, blind = (pretrain.evaluate(model, held_out, 50, source=source) for source in ("pictures", "facts", "nothing"))
+    assert seen["all but style"] > 55 > 40 > blind["all but style"]
+    assert read["style"] == 100 and seen["style"] < 40  # of six styles
