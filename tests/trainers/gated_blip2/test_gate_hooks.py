@@ -178,6 +178,19 @@ def test_gates_of_some_layers_are_attached_to_those() -> None:
     assert deviation(system.queries(styles(), image_tokens()), run_qformer(random_blip2(), image_tokens())) > 1e-2
 
 
+@torch.no_grad()
+def test_gates_act_on_the_outputs_of_the_key_and_value_maps() -> None:
+    """K' = K key without a shift, V' = V value + shift: softmax would hide that keys are shifted."""
+    system, tokens = gated(stir=0.5), image_tokens()
+    factors = system.factors(styles())
+    system.context.set(factors)
+    for layer, found in factors.items():
+        attention = cross_attention(system.blip2, layer)
+        keys, values = (F.linear(tokens, linear.weight, linear.bias) for linear in (attention.key, attention.value))
+        assert torch.equal(attention.key(tokens), keys * found.key)
+        assert torch.equal(attention.value(tokens), values * found.value + found.shift)
+
+
 def _layer_outputs(blip2: torch.nn.Module, context: GateContext | None) -> list[Tensor]:
     outputs: list[Tensor] = []
     for layer in blip2.qformer.encoder.layer:

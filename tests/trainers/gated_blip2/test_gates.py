@@ -53,6 +53,7 @@ def test_start_other_than_blip2() -> None:
     weights = torch.cat([head.weight.flatten() for head in gate.heads.values()])
     assert weights.std().item() == pytest.approx(0.01, rel=0.05)
     assert not gate(styles())[1].key.eq(1).any()
+    assert all(head.bias.eq(0).all() for head in gate.heads.values())
 
 
 @pytest.mark.parametrize(

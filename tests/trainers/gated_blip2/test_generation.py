@@ -75,6 +75,15 @@ def test_text_is_the_words_of_the_ids() -> None:
         assert answer.text == loaded.tokenizer.decode(answer.ids).strip() != ""
 
 
+def test_text_has_no_spaces_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Byte-pair tokenizers write the space before a word into the word."""
+    loaded = wrap(talkative(random_blip2(seed=SEED)))
+    monkeypatch.setattr(loaded.tokenizer, "decode", lambda ids, **options: " starry night ")
+    model = GatedBlip2Model(loaded)
+    found = model.generate(model.encode_images(pixels()), None, texts(answers=False, side="left"), GenerateOptions(1, 3))
+    assert {answer.text for answer in found} == {"starry night"}
+
+
 def test_answer_that_could_outgrow_the_positions_is_refused() -> None:
     with pytest.raises(ValueError, match=r"GEN.MAX_NEW_TOKENS is 128, .* the language model has 128"):
         answers(GenerateOptions(1, 128))

@@ -128,6 +128,8 @@ def test_static_style_is_a_group_of_its_own_beside_gates_only() -> None:
     parts = real_parts("gates", static=True)
     assert count_parameters(parts)["style_source"] == 1_536 and parts["style_source"][0][0] == "style_source.constant"
     assert total(real_parts("projection", static=True)) == 1_993_216
+    with_static = {name: "style_source" in real_parts(name, static=True) for name in NAMES}
+    assert with_static == {name: name in GATED for name in NAMES}
 
 
 @pytest.mark.parametrize("text_input", [False, True])

@@ -40,11 +40,37 @@ def test_prompt_is_that_of_one_tokenisation() -> None:
     assert encoder().encode("who painted it?").prompt == joint
 
 
+class Letters:
+    """A tokenizer to which spaces matter, as they do to byte-pair ones; without a token for padding."""
+
+    bos_token_id, pad_token_id, unk_token_id = BOS, None, None
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return [ord(letter) for letter in text]
+
+
+def test_spaces_stand_where_one_sentence_has_them() -> None:
+    own = PromptEncoder(Letters(), TEMPLATE, max_question_tokens=40, max_positions=128, n_queries=4)
+    row = own.encode(" who\tpainted  it? ", " one\n two ")
+    said = ["".join(map(chr, ids)) for ids in (row.prompt[1:], row.question, row.answer)]
+    assert said == ["Question: who painted it? Short answer:", " who painted it?", " one two\n"]
+
+
+def test_newline_counts_where_it_is_also_the_padding() -> None:
+    own = PromptEncoder(Letters(), TEMPLATE, max_question_tokens=40, max_positions=128, n_queries=4)
+    rows = [own.encode("who?", answer) for answer in ("one", "one two")]
+    assert own.pad_id == own.stop_id
+    found = collate(rows, pad_id=own.pad_id)
+    assert found.mask.sum(dim=1).tolist() == [len(row.prompt) + len(row.answer) for row in rows]
+    assert found.labels.ne(IGNORED).sum(dim=1).tolist() == [len(row.answer) for row in rows]
+
+
 def test_long_question_is_cut_and_its_answer_is_not() -> None:
     row = encoder(max_question_tokens=3).encode("which style is the picture of a thing?", "one two three one two three")
     assert row.cut and words(row.question) == "which style is"
     assert words(row.prompt[1:]) == "question : which style is short answer :"
     assert len(row.answer) == 7
+    assert not encoder(max_question_tokens=3).encode("which style is").cut
 
 
 @pytest.mark.parametrize(("question", "answer", "said"), [("  \n", "red", "question is"), ("who?", " ", "answer to 'who")])
