@@ -24,6 +24,8 @@ FROZEN, PROJECTION = "frozen", "projection"
 ROWS: dict[str, tuple[str, ...]] = {
     FROZEN: (f"{NODE}.PRESET", "frozen"),
     PROJECTION: (f"{NODE}.PRESET", "projection"),
+    # Pre-trained parts have a tenth of the rate.
+    "projection, rate times ten": (f"{NODE}.PRESET", "projection", "OPTIM.LR", "0.01"),
     "gates_proj": (),
     "gates": (f"{NODE}.PRESET", "gates"),
     "gates_xattn": (f"{NODE}.PRESET", "gates_xattn"),
@@ -38,7 +40,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "gates_proj, learned constant": (f"{NODE}.STYLE.SOURCE", "static"),
     "gates_proj, shuffled styles": (f"{NODE}.STYLE.SOURCE", "shuffled"),
 }
-SHORT = (FROZEN, PROJECTION, "gates_proj", "gates_proj, learned constant", "gates_proj, shuffled styles")
+SHORT = (FROZEN, PROJECTION, "projection, rate times ten", "gates_proj", "gates_proj, learned constant",
+         "gates_proj, shuffled styles")  # fmt: skip
 STYLE, OTHERS, GAP = "style", "others", "style gap"
 
 
