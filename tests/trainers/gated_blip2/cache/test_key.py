@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from feature_worlds import VIEW, make_key
 from trainers.adapters import BaseModel
 from trainers.gated_blip2.cache import key as key_module
 from trainers.gated_blip2.cache.key import CacheKey, cache_folder, problems_with_augmentation
+from trainers.gated_blip2.image_view import ImageViewFacts
+from trainers.gated_blip2.style.view import StyleView
 
 CHANGES = {
     "model": {"base": BaseModel("other", "b" * 64)},
@@ -52,6 +55,32 @@ def test_code_and_library_versions_count(field: str) -> None:
 def test_every_field_of_the_header_is_tested_here() -> None:
     named = {field.split(".")[0] for field in CHANGES} | {"code", "versions"}
     assert named == set(make_key().fields)
+
+
+def test_the_key_of_a_model_says_what_it_was_loaded_with(tmp_path: Path) -> None:
+    from trainers.gated_blip2.building import cache_of
+
+    view, style_view = ImageViewFacts(28, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0), "bicubic"), StyleView(40, 32)
+    loaded = SimpleNamespace(base=BaseModel("tiny", "a" * 64), view=view, dtype=torch.bfloat16)
+    style = SimpleNamespace(arch="efficientnet_tiny", sha256="e" * 64, view=style_view, class_names=("Baroque", "Cubism"))
+
+    def fields_of(preset: str, encoder: object) -> dict[str, object]:
+        node = SimpleNamespace(PRESET=preset, CACHE=SimpleNamespace(DIR=str(tmp_path)))
+        folder, key = cache_of(SimpleNamespace(loaded=loaded, style_encoder=encoder), node)
+        assert folder == tmp_path / key.folder_name
+        return {name: value for name, value in key.fields.items() if name not in ("code", "versions")}
+
+    seen = {"side_px": 28, "mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0], "resample": "bicubic"}
+    own = {"model": "tiny", "weights": "a" * 64, "image_view": seen, "dtype": "bfloat16", "post_ln": True}
+    with_style = {
+        "style_arch": style.arch, "style_sha256": style.sha256, "style_view": style_view.as_json(), "style_classes": 2
+    }  # fmt: skip
+    assert fields_of("gates_proj", style) == own | with_style
+    assert fields_of("original", style) == own | with_style | {"post_ln": False}
+    nothing = {"style_arch": "", "style_sha256": "", "style_view": None, "style_classes": 0}
+    assert fields_of("projection", None) == own | nothing
+    without_names = SimpleNamespace(**vars(style) | {"class_names": None})
+    assert fields_of("gates", without_names)["style_classes"] == 0
 
 
 def test_a_difference_shows_both_values_and_shortens_hashes() -> None:
