@@ -94,7 +94,8 @@ class VQADataset(NamedClassesDataset):
         problems = []
         for part, paths in files.items():
             try:
-                parts |= {part: [self._adapt(row) for row in read_questions(paths, form)]} if paths else {}
+                rows = read_questions(paths, form, answered=part != "test") if paths else []
+                parts |= {part: [self._adapt(row) for row in rows]} if paths else {}
             except (ValueError, FileNotFoundError) as error:
                 problems.append(f"DATASET.VQA.{part.upper()}: {error}")
         if not any(files.values()):

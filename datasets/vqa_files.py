@@ -16,19 +16,20 @@ from datasets.vqa_records import ALIASES, Reading, read_cells
 from datasets.vqa_v2 import find_annotations, read_pair
 
 
-def read_questions(files: Sequence[Path], form: FileForm) -> list[Reading]:
+def read_questions(files: Sequence[Path], form: FileForm, *, answered: bool = False) -> list[Reading]:
     """Read one file of questions, or VQAv2's two.
 
     Args:
         files: The file; of VQAv2 the questions, and the annotations if there are any.
         form: How they are written.
+        answered: A table has to have a column of answers.
     Raises:
         FileNotFoundError: If a file does not exist.
         ValueError: If it cannot be decoded, is of no known form, or lacks a column that is needed.
     """
     file = files[0]
     if file.suffix.lower() in TABLE_SUFFIXES:
-        return _read_table(file, form)
+        return _read_table(file, form, answered)
     if file.suffix.lower() == ".jsonl":
         return _read_objects(file, read_json_lines(file, form), form)
     content = form.read_json(file)
@@ -58,10 +59,10 @@ def _read_object(row: Any, names: Mapping[str, str], origin: str) -> Reading:
     return read_cells({**row, asked: clean_question(as_text(row.get(asked)))}, names, origin)
 
 
-def _read_table(file: Path, form: FileForm) -> list[Reading]:
+def _read_table(file: Path, form: FileForm, answered: bool) -> list[Reading]:
     table = read_table(file, form, "image, question and answer")
     columns = list(table.columns)
-    names = _match_columns(file, columns, form)
+    names = _match_columns(file, columns, form, answered)
     return [_read_line(cells, columns, names, origin) for origin, cells in table.rows]
 
 
@@ -71,6 +72,7 @@ def _read_line(cells: list[str], columns: list[str], names: Mapping[str, str], o
     return read_cells(dict(zip(columns, cells, strict=True)), names, origin)
 
 
-def _match_columns(file: Path, columns: Sequence[str], form: FileForm) -> dict[str, str]:
+def _match_columns(file: Path, columns: Sequence[str], form: FileForm, answered: bool = False) -> dict[str, str]:
     # Questions of a test file may have no answers, whatever the column is called elsewhere.
-    return match_columns(file, columns, form, ALIASES, needed=("image", "question"), may_lack=("answer",))
+    needed, may_lack = (("image", "question", "answer"), ()) if answered else (("image", "question"), ("answer",))
+    return match_columns(file, columns, form, ALIASES, needed=needed, may_lack=may_lack)

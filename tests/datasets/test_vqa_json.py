@@ -133,7 +133,7 @@ def test_other_codec_needs_the_key_and_the_error_names_line_byte_and_key(root: P
 def test_columns_of_other_names_are_given_by_key(root: Path) -> None:
     write_text(root / "train.csv", "file,ask,reply,kind", "a0.png,Why?,so,cause")
     message = refused(root)
-    assert "train.csv has no column for image, question; found file, ask, reply, kind" in message
+    assert "train.csv has no column for image, question, answer; found file, ask, reply, kind" in message
     write_text(root / "val.csv", "file,ask,reply,kind", "b0.png,Who?,me,person")
     write_text(root / "test.csv", "file,ask,kind", "c0.png,Who?,person")
     columns = ("image=file", "question=ask", "answer=reply", "question_type=kind")
@@ -240,7 +240,7 @@ def test_answers_may_be_missing_from_a_whole_test_part_only(root: Path) -> None:
     write_text(root / "test.csv", "image,question,answer", "c0.png,What?,", "c1.png,Who?,me")
     assert "empty answer: 1 (test.csv, line 2)" in refused(root)
     write_text(root / "train.csv", "image,question", "a0.png,What?")
-    assert "empty answer: 2 (train.csv, line 2; test.csv, line 2)" in refused(root)
+    assert "train.csv has no column for answer; found image, question" in refused(root)
 
 
 # --- what is wrong ------------------------------------------------------------------------------------------------------
@@ -348,7 +348,7 @@ def test_faults_of_all_files_are_one_error(root: Path) -> None:
     ("name", "content", "message"),
     [
         ("train.csv", b"", "train.csv is empty; expected a header"),
-        ("train.csv", b"image,question,question\na0.png,Q,R\n", "a column stands twice"),
+        ("train.csv", b"image,question,question,answer\na0.png,Q,R,S\n", "a column stands twice"),
         ("train.json", b"{", "train.json is no JSON"),
         ("train.json", b'{"rows": []}', "expected a list of objects, or VQAv2's object"),
         ("train.json", b"[1, 2]", "train.json holds no JSON object"),
