@@ -69,8 +69,8 @@ def test_answers_do_not_depend_on_their_batch(ask) -> None:
 
 
 def test_cut_questions_are_counted(ask) -> None:
-    ask([("how many ?", {}), (LONG, {})])
-    assert ask.facts["questions_cut"] == 1
+    ask([(LONG, {}), ("how many ?", {}), (LONG, {})], {"DATALOADER.TEST.BATCH_SIZE": 1})
+    assert ask.facts["questions_cut"] == 2
 
 
 def test_what_does_not_fit_into_the_language_model_fails_alone(ask) -> None:
@@ -87,6 +87,18 @@ def test_given_styles_have_to_be_known(ask) -> None:
     assert "Cubism" in misspelt["error"]
     assert missing["error"] == "no style is given, which STYLE.SOURCE label needs; expected a table with a column style"
     assert [row["error"] for row in ask(asked)] == ["", "", "", ""]  # the encoder looks for itself
+
+
+def test_answers_beside_a_failing_row_are_their_own(ask) -> None:
+    settings = {".STYLE.SOURCE": "label", ".GATE.INIT_STD": 1.0}
+    found, expected = (
+        ask([("how many ?", {"style": style}) for style in styles], settings)
+        for styles in (("Cubism", "Cubizm", "Baroque"), ("Cubism", "Rococo", "Baroque"))
+    )
+    likely = [row.get("mean_log_prob") for row in found]
+    assert likely[1] is None and abs(likely[0] - likely[2]) > 1e-3
+    for place in (0, 2):
+        assert likely[place] == pytest.approx(expected[place]["mean_log_prob"], abs=2e-5)
 
 
 def test_without_a_style_encoder_the_style_is_unknown(run: Path, photos: Path, tmp_path: Path, capsys) -> None:

@@ -159,3 +159,5 @@ def test_rows_beyond_the_language_model_are_named_and_cut_questions_counted() ->
 
     problems, n_cut = find_long_questions([item(0), item(1, answers=["a", "b"]), item(2, answers=["a", "too long"])], encode)
     assert problems == ["1 training question(s) cannot be encoded\n  2.png: takes 99 positions"] and n_cut == 1
+    problems, n_cut = find_long_questions([item(1, answers=["a", "too long"])], encode)  # cut, and too long nevertheless
+    assert problems == ["1 training question(s) cannot be encoded\n  1.png: takes 99 positions"] and n_cut == 0

@@ -15,7 +15,10 @@ from dassl.data.datasets import DATASET_REGISTRY
 from PIL import Image
 from tiny_questions import TinyQuestions
 
+from trainers.gated_blip2 import controls
+from trainers.gated_blip2.building import GatedSystem
 from trainers.gated_blip2.config import CONTROLS
+from trainers.gated_blip2.model import GatedBlip2Model
 from trainers.gated_blip2.presets import PRESETS
 
 NAME = "GatedBLIP2"
@@ -77,8 +80,8 @@ def test_validation_asks_a_spread_of_its_limit_and_a_test_of_it_everything(make_
     trainer = make_trainer(NAME, {".EVAL.VAL_LIMIT": 2})
     trainer.test("val")
     assert [row["question_id"] for row in rows_of(tmp_path / "run")] == ["val-0", "val-1"] and not trainer.further_results
-    whole = make_trainer(NAME, {".EVAL.VAL_LIMIT": 2, "TEST.SPLIT": "val"}, run="whole")
-    whole.test()
+    whole = make_trainer(NAME, {".EVAL.VAL_LIMIT": 2, "TEST.SPLIT": "val", "OPTIM.MAX_EPOCH": 1}, run="whole")
+    whole.train()
     assert [row["question_id"] for row in rows_of(tmp_path / "whole")] == ["val-0", "val-1", "val-2"]
     assert "style_gap" in whole.further_results
 
@@ -157,6 +160,53 @@ def test_styles_of_the_data_have_to_be_the_encoders(make_trainer) -> None:
         make_trainer(NAME, {"DATASET.NAME": "TinyDada", ".STYLE.SOURCE": "label"})
 
 
+def test_each_control_takes_away_what_it_is_called_after(make_trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing else: before and after it, pictures, styles and gates are those of the test."""
+    seen, measured = {}, []
+    generate, measure = GatedBlip2Model.generate, controls.measure
+
+    def watch(model: Any, tokens: Any, style: Any, *rest: Any) -> Any:
+        seen.setdefault(asked[-1], []).append((tokens, style, model.context.is_off))
+        return generate(model, tokens, style, *rest)
+
+    def note(names: Any, said: Any, answer: Any, **facts: Any) -> Any:
+        measured.append((len(said), facts))
+        return measure(names, said, lambda name: asked.append(name) or answer(name), **facts)
+
+    monkeypatch.setattr(GatedBlip2Model, "generate", watch)
+    monkeypatch.setattr(controls, "measure", note)
+    for source in ("features", "shuffled"):
+        asked = ["test"]
+        seen.clear()
+        trainer = make_trainer(NAME, {".EVAL.CONTROLS": CONTROLS, ".STYLE.SOURCE": source, ".STYLE.DROPOUT": 0.9})
+        trainer.test()
+        data, (n_said, facts) = trainer.dm.dataset, measured[-1]
+        assert n_said == 6 == len(facts["tested"]) and facts["train"] is data.train_x and facts["has_gates"]
+        assert facts["is_permuted"] is (source == "shuffled") and len(measured) == (1 if source == "features" else 2)
+        parts = {name: [torch.cat(column) for column in list(zip(*rows, strict=True))[:2]] for name, rows in seen.items()}
+        tokens, style = parts["test"]
+        assert style.ne(0).any(dim=1).all() and tokens.ne(0).any()
+        others = parts["shuffled_style"][1]
+        assert not style.eq(others).all(dim=1).any()
+        assert torch.equal(style.sum(dim=1).sort().values, others.sum(dim=1).sort().values)
+        changed = {"no_style": (tokens, style * 0), "no_image": (tokens * 0, style), "ungated": (tokens, style)}
+        changed |= {"shuffled_style": (tokens, others)}
+        for name, (expected, expected_style) in changed.items():
+            assert torch.equal(parts[name][0], expected) and torch.equal(parts[name][1], expected_style), name
+            assert {off for *_, off in seen[name]} == {name == "ungated"}, name
+
+
+def test_cached_rows_stay_right_while_the_cache_grows(make_trainer, tmp_path: Path) -> None:
+    """New files may come before older ones, which moves the rows of all loaders."""
+    for order in (("val", "test"), ("test", "val")):
+        settings = {".EVAL.CONTROLS": (), ".CACHE.DIR": str(tmp_path / order[0])}
+        trainer = make_trainer(NAME, settings, run=f"{order[0]} first")
+        for split in order:
+            trainer.test(split)
+        for loader in (trainer.validation_loader, trainer.test_loader):
+            assert loader.dataset.rows == trainer.features.rows_of(loader.dataset.data_source)
+
+
 # --- updates ------------------------------------------------------------------------------------------------------------
 
 
@@ -171,6 +221,31 @@ def test_one_batch_of_eight_is_two_of_four_and_eight_of_one(make_trainer) -> Non
     assert any(grad.abs().max() > 1e-3 for grad in found[0].values())
     for other in found[1:]:
         assert max((found[0][name] - other[name]).abs().max().item() for name in other) < 1e-5
+
+
+def test_every_batch_draws_its_own_styles_to_forget(make_trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    draws, style_of = [], GatedSystem.style_of
+
+    def watch(system: GatedSystem, *arguments: Any, **options: Any) -> Any:
+        if options.get("training"):
+            draws.append(options["generator"].initial_seed())
+        return style_of(system, *arguments, **options)
+
+    monkeypatch.setattr(GatedSystem, "style_of", watch)
+    make_trainer(NAME, {"OPTIM.MAX_EPOCH": 2, "DATALOADER.TRAIN_X.BATCH_SIZE": 2} | NO_TEST).train()
+    assert len(set(draws)) == len(draws) == 8
+
+
+def test_only_what_trains_is_in_training_mode_and_decays(make_trainer) -> None:
+    trainer = make_trainer(NAME, {".PRESET": "original_live", "OPTIM.WEIGHT_DECAY": 0.3, "OPTIM.LR": 0.02})
+    mapper, tower = trainer.model.conditioner.prompt_mapper, trainer.model.blip2.vision_model.encoder
+    trainer.set_model_mode("train")
+    assert mapper.training and not tower.training and not trainer.towers.style_encoder.training
+    trainer.set_model_mode("eval")
+    assert not mapper.training
+    rates = {group["name"]: (group["weight_decay"], group["initial_lr"]) for group in trainer.optim.param_groups}
+    assert rates["prompt_mapper"] == (0.3, 0.02) and rates["qformer"] == (0.3, pytest.approx(0.002))
+    assert rates["qformer_no_decay"] == (0.0, pytest.approx(0.002))
 
 
 @pytest.mark.parametrize("accumulated", [1, 2, 3, 8])

@@ -137,3 +137,11 @@ def test_a_style_of_another_picture_comes_from_its_row(items: list[Datum], style
     mixed = reader.of({"row": torch.tensor(own), "style_row": torch.tensor(donors)})
     first, second = (reader.of(batch_of(each, reader)) for each in (items[:BATCH], items[3:6]))
     assert_same(mixed, Rows(first.tokens, second.features, second.logits))
+
+
+def test_questions_about_one_picture_share_its_row(items: list[Datum], style_encoder: StyleEncoder, tmp_path: Path) -> None:
+    reader = fill(gated_model(), style_encoder, items, tmp_path / "cache")
+    rows = reader.rows_of(items)
+    asked = [2, 0, 2, 2, 5]
+    assert reader.rows_of([items[number] for number in asked]) == [rows[number] for number in asked]
+    assert len(set(rows)) == N_PICTURES
