@@ -14,33 +14,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import sys
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import torch
+from ahead_of_run import add_run_flags, build_run_cfg, run_command
+from dassl.data.datasets import build_dataset
+from yacs.config import CfgNode
 
-from dassl_host import ensure_dassl  # noqa: E402
-
-ensure_dassl()
-
-import torch  # noqa: E402
-from dassl.data.datasets import build_dataset  # noqa: E402
-from yacs.config import CfgNode  # noqa: E402
-
-import datasets  # noqa: E402, F401  (registers the data sets)
-import train  # noqa: E402
-from clip_ext.console import accept_any_text  # noqa: E402
-from trainers import runs  # noqa: E402
-from trainers.viecap import checks, prepare  # noqa: E402
-from trainers.viecap.clip_source import ClipSource  # noqa: E402
-from trainers.viecap.corpus import Corpus  # noqa: E402
-from trainers.viecap.data import distinct_images  # noqa: E402
-from trainers.viecap.training_captions import problems_with_items  # noqa: E402
-
-FLAGS = ("root", "dataset-config-file", "config-file", "backbone", "seed")
+from trainers.viecap import checks, prepare
+from trainers.viecap.clip_source import ClipSource
+from trainers.viecap.corpus import Corpus
+from trainers.viecap.data import distinct_images
+from trainers.viecap.training_captions import problems_with_items
 
 
 class Preparation:
@@ -132,9 +119,7 @@ PARTS: dict[str, Callable[[Preparation], str]] = {
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=[*PARTS, "all"], help="what to compute")
-    for flag in FLAGS:
-        parser.add_argument(f"--{flag}", help="as for train.py")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings, as for train.py")
+    add_run_flags(parser)
     return parser.parse_intermixed_args(arguments)
 
 
@@ -144,10 +129,7 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
     Raises:
         ValueError: If it cannot work (lists every problem).
     """
-    given = {flag: getattr(args, flag.replace("-", "_")) for flag in FLAGS}
-    words = [word for flag, value in given.items() if value is not None for word in (f"--{flag}", value)]
-    cfg = runs.build_cfg(train.parse_args(["--trainer", "ViECap", *words, *args.opts]))
-    runs.check_names(cfg)
+    cfg = build_run_cfg(args, "ViECap")
     problems = checks.find_problems(cfg)
     if problems:
         raise ValueError("\n  ".join([f"{len(problems)} problem(s) in the configuration:", *problems]))
@@ -156,17 +138,14 @@ def build_cfg(args: argparse.Namespace) -> CfgNode:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command line."""
-    accept_any_text()
     args = parse_args(arguments)
-    logging.basicConfig(format="%(message)s")
-    for package in runs.LOGGED_PACKAGES:
-        logging.getLogger(package).setLevel(logging.INFO)
-    try:
+
+    def compute() -> None:
         preparation = Preparation(build_cfg(args))
         for part in preparation.parts if args.part == "all" else (args.part,):
             print(f"{part}: {PARTS[part](preparation)}")
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+
+    run_command(compute)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from PIL import Image
 
 from dassl_host import ensure_dassl
 
-# The helpers beside the tests are imported by name.
-FOLDERS = (".", "trainers", "trainers/bgobj_llava", "trainers/viecap", "trainers/gated_blip2", "datasets")
-sys.path += [str(Path(__file__).parent / folder) for folder in FOLDERS]
+# The helpers beside the tests are imported by name; command lines import those beside them.
+FOLDERS = (".", "trainers", "trainers/bgobj_llava", "trainers/viecap", "trainers/gated_blip2", "datasets", "../scripts")
+sys.path += [str((Path(__file__).parent / folder).resolve()) for folder in FOLDERS]
 ensure_dassl()
 
 
