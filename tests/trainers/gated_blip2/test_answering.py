@@ -90,7 +90,7 @@ def test_given_styles_have_to_be_known(ask) -> None:
 
 
 def test_answers_beside_a_failing_row_are_their_own(ask) -> None:
-    settings = {".STYLE.SOURCE": "label", ".GATE.INIT_STD": 1.0}
+    settings = {".STYLE.SOURCE": "label", ".GATE.INIT_STD": 1.0, "DATALOADER.TEST.BATCH_SIZE": 3}
     found, expected = (
         ask([("how many ?", {"style": style}) for style in styles], settings)
         for styles in (("Cubism", "Cubizm", "Baroque"), ("Cubism", "Rococo", "Baroque"))

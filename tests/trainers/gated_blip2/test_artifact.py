@@ -41,8 +41,8 @@ class Pixels:
     resample: str = "bicubic"
 
 
-def style_file(*, sha256: str = "a" * 64, classes: tuple[str, ...] | None = ("Baroque", "Cubism")) -> Any:
-    view = StyleView(resize_px=20, crop_px=16, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+def style_file(*, sha256: str = "a" * 64, classes: tuple[str, ...] | None = ("Baroque", "Cubism"), resize_px: int = 20) -> Any:
+    view = StyleView(resize_px=resize_px, crop_px=16, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
     return SimpleNamespace(arch="efficientnet_tiny", sha256=sha256, class_names=classes, view=view)
 
 
@@ -167,6 +167,7 @@ def test_each_key_of_the_gates_is_compared(key: str, value: Any, stored: Path) -
     [
         ({"base": BaseModel("some/blip2", "0" * 64)}, "base model: the adapter belongs to some/blip2 (ffffffffffff)"),
         ({"style": style_file(sha256="b" * 64)}, "style.sha256: stored 'aaaa"),
+        ({"style": style_file(resize_px=24)}, "style.view: stored "),
         ({"pixels": Pixels(mean=(0.0, 0.0, 0.0))}, "preprocessing.mean: stored [0.5, 0.4, 0.3], now [0.0, 0.0, 0.0]"),
     ],
 )
