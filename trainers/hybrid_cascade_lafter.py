@@ -13,8 +13,8 @@ from torch import Tensor
 
 from clip_ext.stages import to_legacy
 from trainers.lafter import LaFTer
-from trainers.stage_student import StageStudent
-from trainers.stage_training import StageTraining
+from trainers.lafter_parts.stage_student import StageStudent
+from trainers.lafter_parts.stage_training import StageTraining
 
 
 class HybridCascadeStudent(StageStudent):

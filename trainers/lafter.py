@@ -5,7 +5,7 @@ Mirza et al., "LaFTer: Label-Free Tuning of Zero-shot Classifier using Language 
 visual LayerNorms and that classifier on pseudo-labels. Beyond the paper: labels that are made once (`TEACHER frozen`) or by the
 student before every epoch (`self`), alignment of their class shares, selection by confidence. `published.yaml` has the paper's
 settings. With `MODE pseudo`, no label of the training or validation images is read; `supervised` and `direct` learn from the
-data set's labels, and all modes can learn a distribution over the classes as well (`trainers/dual_task.py`).
+data set's labels, and all modes can learn a distribution over the classes as well (`trainers/lafter_parts/dual_task.py`).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from yacs.config import CfgNode
 from clip_ext.heads import TextClassifier
 from clip_ext.losses import distribution_loss, soft_targets
 from clip_ext.text_bank import release_text_tower
-from trainers import lafter_checks, plots
+from trainers.lafter_parts import lafter_checks, plots
 from trainers.base import CLIPTrainer, ParameterGroup, Scores, Target, is_labelled
-from trainers.dual_task import DualTask, SyntheticDistributions
-from trainers.judges import Judges
-from trainers.report import EpochRecorder, RunReport
-from trainers.students import LaFTerStudent, Prediction
-from trainers.targets import Annotations, TrainingBatch, TrainingTarget
-from trainers.teachers import ONLINE, TrainingSet, build_teacher
-from trainers.text_phase import train_text_classifier
+from trainers.lafter_parts.dual_task import DualTask, SyntheticDistributions
+from trainers.lafter_parts.judges import Judges
+from trainers.lafter_parts.report import EpochRecorder, RunReport
+from trainers.lafter_parts.students import LaFTerStudent, Prediction
+from trainers.lafter_parts.targets import Annotations, TrainingBatch, TrainingTarget
+from trainers.lafter_parts.teachers import ONLINE, TrainingSet, build_teacher
+from trainers.lafter_parts.text_phase import train_text_classifier
 from trainers.views import View, build_train_views, resolve_views
 
 logger = logging.getLogger(__name__)

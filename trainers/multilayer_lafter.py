@@ -20,9 +20,9 @@ from yacs.config import CfgNode
 
 from trainers.base import ParameterGroup
 from trainers.lafter import LaFTer
-from trainers.stage_student import StageStudent
-from trainers.stage_training import StageTraining
-from trainers.students import prompt_bound
+from trainers.lafter_parts.stage_student import StageStudent
+from trainers.lafter_parts.stage_training import StageTraining
+from trainers.lafter_parts.students import prompt_bound
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from clip_ext.loader import LoadedClip, load_clip
 from clip_ext.text_bank import class_prototypes, release_text_tower
 from trainers import precision
 from trainers.base import CLIPTrainer
-from trainers.class_texts import build_class_bank, load_class_texts
+from trainers.lafter_parts.class_texts import build_class_bank, load_class_texts
 
 logger = logging.getLogger(__name__)
 

@@ -14,4 +14,4 @@ def with_pictures() -> None:
 def _without_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare every other run the second that drawing takes."""
     if "with_pictures" not in request.fixturenames:
-        monkeypatch.setattr("trainers.plots.draw_run", lambda *arguments: [])
+        monkeypatch.setattr("trainers.lafter_parts.plots.draw_run", lambda *arguments: [])

@@ -29,13 +29,13 @@ DEFECTS: dict[int, tuple[str, tuple[str, ...]]] = {
     ),
     3: (
         "distributions paired by their place in the batch",
-        ("trainers/test_dual_task.py::test_defect_3_distributions_follow_their_image_through_a_shuffled_loader",),
+        ("trainers/lafter_parts/test_dual_task.py::test_defect_3_distributions_follow_their_image_through_a_shuffled_loader",),
     ),
     4: (
         "temperature dropped at inference",
         (
             "trainers/test_lafter_modes.py::test_defect_4_tested_distribution_has_the_training_temperature",
-            "trainers/test_dual_task.py::test_defect_4_prediction_keeps_the_temperature_and_reads_the_distributions_own_head",
+            "trainers/lafter_parts/test_dual_task.py::test_defect_4_prediction_keeps_the_temperature_and_reads_the_distributions_own_head",
         ),
     ),
     5: (
@@ -46,7 +46,7 @@ DEFECTS: dict[int, tuple[str, tuple[str, ...]]] = {
         "a schedule without effect",
         (
             "trainers/test_schedules.py::test_defect_6_run_follows_its_schedule_per_group_and_epoch",
-            "trainers/test_stage_training.py::test_defect_6_rates_and_weights_of_resumed_runs_equal_the_straight_run",
+            "trainers/lafter_parts/test_stage_training.py::test_defect_6_rates_and_weights_of_resumed_runs_equal_the_straight_run",
         ),
     ),
     7: (
@@ -79,9 +79,9 @@ DEFECTS: dict[int, tuple[str, tuple[str, ...]]] = {
     13: (
         "a configured loss that is not in the total",
         (
-            "trainers/test_stage_training.py::test_defect_13_a_loss_weight_changes_the_loss_and_the_gradient",
+            "trainers/lafter_parts/test_stage_training.py::test_defect_13_a_loss_weight_changes_the_loss_and_the_gradient",
             "trainers/test_all_trainers.py::test_first_step_has_a_finite_loss_that_is_the_sum_of_its_parts",
-            "trainers/test_dual_task.py::test_defect_13_every_key_of_the_loss_changes_the_gradient",
+            "trainers/lafter_parts/test_dual_task.py::test_defect_13_every_key_of_the_loss_changes_the_gradient",
             "clip_ext/test_losses.py::test_defect_13_every_setting_of_a_loss_changes_the_gradient",
         ),
     ),
@@ -93,7 +93,7 @@ DEFECTS: dict[int, tuple[str, tuple[str, ...]]] = {
         "a cache that misses no change but that of counts",
         (
             "clip_ext/test_text_bank.py::test_defect_15_anything_that_changes_a_feature_misses_the_cache",
-            "trainers/test_pseudo_teacher.py::test_label_key_covers_every_input",
+            "trainers/lafter_parts/test_pseudo_teacher.py::test_label_key_covers_every_input",
         ),
     ),
     16: (
@@ -101,7 +101,7 @@ DEFECTS: dict[int, tuple[str, tuple[str, ...]]] = {
         (
             "clip_ext/test_losses.py::test_defect_16_large_logit_gaps_and_zero_targets_stay_finite",
             "clip_ext/test_losses.py::test_defect_16_two_heads_stay_finite",
-            "trainers/test_dual_task.py::test_defect_16_large_gaps_and_votes_with_zeros_stay_finite",
+            "trainers/lafter_parts/test_dual_task.py::test_defect_16_large_gaps_and_votes_with_zeros_stay_finite",
             "clip_ext/test_pseudo_labels.py::test_defect_16_one_hot_probabilities_and_empty_columns_stay_finite",
             "clip_ext/test_aggregation.py::test_nga_narrowest_sigma_stays_finite",
         ),
@@ -123,7 +123,7 @@ DEFECTS: dict[int, tuple[str, tuple[str, ...]]] = {
             "trainers/test_defects.py::test_defect_19_one_image_at_a_time_of_two_classes_trains_and_tests",
             "trainers/test_hybrid_cascade_lafter.py::test_defect_19_prediction_keeps_its_shape_at_batch_one_and_two_classes",
             "trainers/test_multilayer_lafter.py::test_defect_19_prediction_keeps_its_shape_at_batch_one_and_two_classes",
-            "trainers/test_dual_task.py::test_defect_19_one_image_of_two_classes_keeps_its_shape",
+            "trainers/lafter_parts/test_dual_task.py::test_defect_19_one_image_of_two_classes_keeps_its_shape",
             "clip_ext/test_losses.py::test_defect_19_batch_of_one_and_two_classes_keep_their_shape",
             "clip_ext/test_heads.py::test_defect_19_classifier_keeps_every_leading_dimension",
             "clip_ext/test_pseudo_labels.py::test_defect_19_report_of_one_image_and_two_classes",
@@ -190,7 +190,7 @@ DEFECTS: dict[int, tuple[str, tuple[str, ...]]] = {
     29: (
         "one stage, stages of one block",
         (
-            "trainers/test_stage_training.py::test_defect_29_one_stage_and_one_block_stages_have_nothing_to_weigh",
+            "trainers/lafter_parts/test_stage_training.py::test_defect_29_one_stage_and_one_block_stages_have_nothing_to_weigh",
             "clip_ext/test_aggregation.py::test_nga_one_block_stages_are_the_identity_without_parameters",
             "clip_ext/test_losses.py::test_consistency_of_one_stage_is_zero_in_fp32",
         ),

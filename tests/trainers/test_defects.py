@@ -29,8 +29,8 @@ import trainers
 from trainers import precision, runs
 from trainers.base import Scores
 from trainers.lafter import LaFTer
-from trainers.stage_student import StageStudent
-from trainers.students import Prediction
+from trainers.lafter_parts.stage_student import StageStudent
+from trainers.lafter_parts.students import Prediction
 
 ALL = trainers.__all__
 FAMILY = [name for name in ALL if issubclass(TRAINER_REGISTRY.get(name), LaFTer)]

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from clip_ext.loader import build_clip
 from clip_ext.stages import resolve_stages
 from trainers.hybrid_cascade_lafter import HybridCascadeStudent
-from trainers.students import LaFTerStudent, prompt_bound
+from trainers.lafter_parts.students import LaFTerStudent, prompt_bound
 
 STAGES = ((5, 6, 7), (8, 9), (10, 11, 12))
 

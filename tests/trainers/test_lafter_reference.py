@@ -12,7 +12,7 @@ from reference_lafter import MultiLayerReference, Reference, Settings, Start, fi
 from tiny_moods import MOODS, RING, VOTELESS, votes_of
 from torch.testing import assert_close
 
-from trainers.class_texts import build_class_bank, load_class_texts
+from trainers.lafter_parts.class_texts import build_class_bank, load_class_texts
 
 EPOCHS = 10  # of two batches each
 HYBRID_STAGES = ((5, 6, 7), (8, 9), (10, 11, 12))

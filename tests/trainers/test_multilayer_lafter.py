@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from clip_ext.loader import build_clip
 from clip_ext.stages import resolve_stages
 from trainers.multilayer_lafter import MultiLayerStudent, first_open_stage
-from trainers.students import LaFTerStudent
+from trainers.lafter_parts.students import LaFTerStudent
 
 STAGES = resolve_stages("multilayer", 12)
 MODES = ("replace", "accumulate", "deep")

@@ -80,8 +80,9 @@ def test_validation_asks_a_spread_of_its_limit_and_a_test_of_it_everything(make_
     trainer = make_trainer(NAME, {".EVAL.VAL_LIMIT": 2})
     trainer.test("val")
     assert [row["question_id"] for row in rows_of(tmp_path / "run")] == ["val-0", "val-1"] and not trainer.further_results
-    whole = make_trainer(NAME, {".EVAL.VAL_LIMIT": 2, "TEST.SPLIT": "val", "OPTIM.MAX_EPOCH": 1}, run="whole")
-    whole.train()
+    once = {"TEST.SPLIT": "val", "TEST.FINAL_MODEL": "best_val", "OPTIM.MAX_EPOCH": 1}
+    whole = make_trainer(NAME, {".EVAL.VAL_LIMIT": 2} | once, run="whole")
+    whole.train()  # with a validation before the test
     assert [row["question_id"] for row in rows_of(tmp_path / "whole")] == ["val-0", "val-1", "val-2"]
     assert "style_gap" in whole.further_results
 
@@ -128,6 +129,7 @@ def test_every_source_of_style_trains_for_twenty_updates(source: str, make_train
     trainer = make_trainer(NAME, {".STYLE.SOURCE": source} | many | NO_TEST)
     trainer.train()
     assert trainer.report.epochs[-1]["losses"]["answers"] > 0
+    assert bool(trainer.exempt_from_guard()) is (source == "zeros")
 
 
 class TinyPainted(TinyQuestions):
@@ -211,16 +213,30 @@ def test_cached_rows_stay_right_while_the_cache_grows(make_trainer, tmp_path: Pa
 
 
 def test_one_batch_of_eight_is_two_of_four_and_eight_of_one(make_trainer) -> None:
-    shared = {".STYLE.DROPOUT": 0.0, ".MAX_GRAD_NORM": 0.0, "OPTIM.NAME": "sgd", "OPTIM.MOMENTUM": 0.0, "OPTIM.MAX_EPOCH": 1}
-    found = []
+    class TinyUneven(TinyQuestions):
+        """Answers of one to three words: a mean of means would be another gradient."""
+
+        def ask(self, path: Path, number: int, split: str) -> Any:
+            item = super().ask(path, number, split)
+            item.extras["answers"] = json.dumps([("red", "one two three", "blue")[number % 3]])
+            return item
+
+    DATASET_REGISTRY.register(TinyUneven, force=True)
+    shared = {
+        "DATASET.NAME": "TinyUneven", "OPTIM.NAME": "sgd", "OPTIM.MOMENTUM": 0.0, "OPTIM.MAX_EPOCH": 1,
+        ".STYLE.DROPOUT": 0.0, ".MAX_GRAD_NORM": 0.0,
+    }  # fmt: skip
+    found, losses = [], []
     for size in (8, 4, 1):
         settings = {"DATALOADER.TRAIN_X.BATCH_SIZE": size, ".GRAD_ACCUM": 8 // size, ".CACHE.ENABLE": size == 8}
         trainer = make_trainer(NAME, shared | settings | NO_TEST, run=f"run{size}")
         trainer.train()
         found.append({name: parameter.grad.clone() for name, parameter in trainer.adapt.named_parameters()})
+        losses.append(trainer.report.epochs[0]["losses"]["answers"])
     assert any(grad.abs().max() > 1e-3 for grad in found[0].values())
     for other in found[1:]:
         assert max((found[0][name] - other[name]).abs().max().item() for name in other) < 1e-5
+    assert losses == pytest.approx(losses[:1] * 3, abs=1e-5)
 
 
 def test_every_batch_draws_its_own_styles_to_forget(make_trainer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +262,7 @@ def test_only_what_trains_is_in_training_mode_and_decays(make_trainer) -> None:
     rates = {group["name"]: (group["weight_decay"], group["initial_lr"]) for group in trainer.optim.param_groups}
     assert rates["prompt_mapper"] == (0.3, 0.02) and rates["qformer"] == (0.3, pytest.approx(0.002))
     assert rates["qformer_no_decay"] == (0.0, pytest.approx(0.002))
+    assert trainer.identity()["PRESET"] == "original_live"
 
 
 @pytest.mark.parametrize("accumulated", [1, 2, 3, 8])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainers.pseudo_teacher import (
+from trainers.lafter_parts.pseudo_teacher import (
     OnlineTeacher,
     PseudoLabels,
     SelectionRule,

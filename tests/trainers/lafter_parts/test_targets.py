@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from trainers.targets import Annotations, TrainingTarget
+from trainers.lafter_parts.targets import Annotations, TrainingTarget
 
 LABELS = torch.tensor([2, 0])
 Q = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]])

@@ -14,8 +14,8 @@ from yacs.config import CfgNode
 from clip_ext.losses import consistency_loss
 from clip_ext.stages import Stages, list_schemes, resolve_stages
 from trainers.base import ParameterGroup
-from trainers.students import Prediction
-from trainers.targets import TrainingTarget
+from trainers.lafter_parts.students import Prediction
+from trainers.lafter_parts.targets import TrainingTarget
 
 
 class StageTraining:

@@ -17,11 +17,11 @@ from torch.nn.functional import cross_entropy
 import trainers
 from trainers.config_merge import read_yaml
 from trainers.lafter import LaFTer
-from trainers.stage_training import StageTraining
-from trainers.targets import TrainingTarget
+from trainers.lafter_parts.stage_training import StageTraining
+from trainers.lafter_parts.targets import TrainingTarget
 
 BOTH = ("HybridCascadeLaFTer", "MultiLayerLaFTer")
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "trainers"
+CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "trainers"
 ONE_EPOCH = {"OPTIM.MAX_EPOCH": 1, ".WARMUP_EPOCHS": 0}
 
 

@@ -13,8 +13,8 @@ from yacs.config import CfgNode
 
 from clip_ext.label_ring import ring_distances, ring_distribution
 from trainers.config import _lafter_node
-from trainers.dual_task import DualTask, SyntheticDistributions
-from trainers.targets import Annotations, TrainingTarget
+from trainers.lafter_parts.dual_task import DualTask, SyntheticDistributions
+from trainers.lafter_parts.targets import Annotations, TrainingTarget
 
 MOODY = {"DATASET.NAME": "TinyMoods", ".MODE": "supervised", ".DUAL.ENABLED": True}
 LABELS = torch.tensor([0, 2, 3])

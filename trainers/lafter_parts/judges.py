@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from clip_ext.heads import TextClassifier
-from trainers.students import LaFTerStudent
+from trainers.lafter_parts.students import LaFTerStudent
 
 
 class EmaWeights:

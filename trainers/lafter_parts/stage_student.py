@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from clip_ext.aggregation import NeighbourhoodGaussian, StageFusion
 from clip_ext.stage_heads import StageClassifiers, StageReadout
 from trainers.precision import full_precision
-from trainers.students import LaFTerStudent, Prediction
+from trainers.lafter_parts.students import LaFTerStudent, Prediction
 
 
 class StageStudent(LaFTerStudent):

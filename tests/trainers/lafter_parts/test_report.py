@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainers.report import EpochRecorder, RunReport
-from trainers.targets import TrainingTarget
+from trainers.lafter_parts.report import EpochRecorder, RunReport
+from trainers.lafter_parts.targets import TrainingTarget
 
 N_CLASSES = 6
 

@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 from clip_ext.heads import TextClassifier, fit_text_classifier
 from clip_ext.loader import LoadedClip
 from clip_ext.text_bank import class_prototypes
-from trainers.class_texts import build_class_bank, load_class_texts
+from trainers.lafter_parts.class_texts import build_class_bank, load_class_texts
 
 
 def train_text_classifier(

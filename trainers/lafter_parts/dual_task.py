@@ -19,7 +19,7 @@ from yacs.config import CfgNode
 
 from clip_ext.label_ring import problems_with_ring, ring_distances, ring_distribution
 from clip_ext.losses import distribution_loss, predict_distribution, soft_targets, two_head_loss
-from trainers.targets import Annotations, TrainingTarget
+from trainers.lafter_parts.targets import Annotations, TrainingTarget
 
 logger = logging.getLogger(__name__)
 

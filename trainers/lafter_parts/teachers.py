@@ -14,8 +14,8 @@ from yacs.config import CfgNode
 
 from clip_ext.loader import LoadedClip
 from trainers.base import ExtrasWrapper
-from trainers.judges import Judges
-from trainers.pseudo_teacher import (
+from trainers.lafter_parts.judges import Judges
+from trainers.lafter_parts.pseudo_teacher import (
     OnlineTeacher,
     PseudoLabels,
     PseudoTeacher,

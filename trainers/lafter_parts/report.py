@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clip_ext.pseudo_labels import LabelReport, report_labels
-from trainers.targets import TrainingTarget
+from trainers.lafter_parts.targets import TrainingTarget
 
 logger = logging.getLogger(__name__)
 
