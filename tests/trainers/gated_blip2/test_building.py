@@ -48,6 +48,12 @@ def test_parts_that_train_are_read_in_full_precision(
         assert parameter.dtype == expected.dtype and torch.equal(parameter, expected), name
 
 
+@pytest.mark.parametrize(("learned", "samples"), [("first", False), ("sample", True)])
+def test_answers_are_sampled_if_asked_for(learned: str, samples: bool, tiny_world: Path, tmp_path: Path) -> None:
+    cfg = make_cfg(tiny_world, tmp_path / "run", "GatedBLIP2", {".ANSWER.TRAIN": learned})
+    assert load_towers(cfg, "fp32", CPU).views.samples_answers is samples
+
+
 def test_only_original_has_the_text_branch(tiny_world: Path, tmp_path: Path) -> None:
     found = {}
     for preset in ("qformer", "original_live", "original"):

@@ -80,7 +80,7 @@ def test_validation_asks_a_spread_of_its_limit_and_a_test_of_it_everything(make_
     trainer = make_trainer(NAME, {".EVAL.VAL_LIMIT": 2})
     trainer.test("val")
     assert [row["question_id"] for row in rows_of(tmp_path / "run")] == ["val-0", "val-1"] and not trainer.further_results
-    once = {"TEST.SPLIT": "val", "TEST.FINAL_MODEL": "best_val", "OPTIM.MAX_EPOCH": 1}
+    once = {"TEST.SPLIT": "val", "TEST.FINAL_MODEL": "best_val", "OPTIM.MAX_EPOCH": 1, "DATALOADER.TEST.BATCH_SIZE": 2}
     whole = make_trainer(NAME, {".EVAL.VAL_LIMIT": 2} | once, run="whole")
     whole.train()  # with a validation before the test
     assert [row["question_id"] for row in rows_of(tmp_path / "whole")] == ["val-0", "val-1", "val-2"]
