@@ -90,10 +90,9 @@ def test_given_styles_have_to_be_known(ask) -> None:
 
 
 def test_answers_beside_a_failing_row_are_their_own(ask) -> None:
-    settings = {".STYLE.SOURCE": "label", ".GATE.INIT_STD": 1.0, "DATALOADER.TEST.BATCH_SIZE": 3}
+    asked = [("how many ?", {"style": style}) for style in ("Cubism", "Cubizm", "Baroque")]
     found, expected = (
-        ask([("how many ?", {"style": style}) for style in styles], settings)
-        for styles in (("Cubism", "Cubizm", "Baroque"), ("Cubism", "Rococo", "Baroque"))
+        ask(asked, {".STYLE.SOURCE": "label", ".GATE.INIT_STD": 1.0, "DATALOADER.TEST.BATCH_SIZE": size}) for size in (3, 1)
     )
     likely = [row.get("mean_log_prob") for row in found]
     assert likely[1] is None and abs(likely[0] - likely[2]) > 1e-3
