@@ -33,6 +33,15 @@ def edit(file: Path, **changes: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | changes), "utf-8")
 
 
+def test_a_text_branch_in_the_files_is_read_whether_or_not_it_is_asked_for(tmp_path: Path) -> None:
+    stored = random_blip2(text_input=True)
+    stored.save_pretrained(write_blip2(tmp_path / "model"))
+    found = load_blip2(str(tmp_path / "model")).model
+    assert found.config.qformer_config.use_qformer_text_input
+    name = "qformer.encoder.layer.0.intermediate.dense.weight"
+    assert torch.equal(found.get_parameter(name), stored.get_parameter(name))
+
+
 def test_folder_becomes_a_model_and_its_facts(folder: Path) -> None:
     loaded = load_blip2(str(folder))
     expected = dict(random_blip2().named_parameters())
