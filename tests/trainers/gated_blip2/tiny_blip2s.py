@@ -34,8 +34,9 @@ def tiny_config(*, text_input: bool = False) -> Blip2Config:
     """ViT 2 x 32 on 16 px, Q-Former 4 x 32 with cross-attention in layers 1 and 3 (from 1), 4 queries, OPT 2 x 32."""
     tokenizer = word_tokenizer()
     vision = Blip2VisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=SIDE_PX, patch_size=PATCH_PX
-    )
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=SIDE_PX,
+        patch_size=PATCH_PX,
+    )  # fmt: skip
     qformer = Blip2QFormerConfig(
         vocab_size=64, hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64, encoder_hidden_size=32,
         cross_attention_frequency=2, max_position_embeddings=64, use_qformer_text_input=text_input,
@@ -66,7 +67,8 @@ def random_blip2(
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator) * (0.5 if parameter.ndim < 2 or "query_tokens" in name else 0.15)
+            scale = 0.5 if parameter.ndim < 2 or "query_tokens" in name else 0.15
+            noise = torch.randn(parameter.shape, generator=generator) * scale
             parameter.copy_(noise + (1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0))
     return model.to(dtype).eval()
 
