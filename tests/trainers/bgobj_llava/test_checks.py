@@ -160,5 +160,5 @@ def test_lafter_trains_without_transformers(tiny_world: Path, tmp_path: Path) ->
     words = [sys.executable, "-c", code, str(tiny_world), str(tmp_path / "run")]
     done = subprocess.run(words, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    assert "'BgObjLLaVA', 'HybridCascadeLaFTer', 'LaFTer'" in done.stdout
+    assert "'BgObjLLaVA', 'GatedBLIP2', 'HybridCascadeLaFTer', 'LaFTer'" in done.stdout
     assert (tmp_path / "run" / "adapt" / "model.pth.tar-1").is_file()

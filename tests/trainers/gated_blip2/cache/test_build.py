@@ -249,6 +249,7 @@ def test_a_new_cache_says_what_keeps_the_nearest_from_being_used(
     build(tmp_path / "far", pictures[:1], key=make_key(n_styles=0))
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / HEADER).write_text("{", "utf-8")
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         build(tmp_path / "new", pictures[:1], key=make_key(post_ln=False))
     (line,) = [record.message for record in caplog.records if "a new one" in record.message]
