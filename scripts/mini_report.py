@@ -73,13 +73,16 @@ def scene_lines(root: str) -> Lines:
     ]
 
 
-def llava_lines() -> Lines:
-    """Size of the miniature LLaVA."""
-    folder = ROOT / "trainers" / "bgobj_llava" / "assets" / "tiny_llava"
-    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
-    return [("tiny_llava, files together", f"{size:.2f} MB"), ("tiny_llava, parameters", f"{parameters:,}")]
+def model_lines() -> Lines:
+    """Sizes of the miniature models of the language systems."""
+    lines: Lines = []
+    for weights in sorted((ROOT / "trainers").glob("*/assets/*/*.safetensors")):
+        size = sum(file.stat().st_size for file in weights.parent.iterdir()) / 1e6
+        with safe_open(weights, "pt") as file:
+            parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
+        name = weights.parent.name
+        lines += [(f"{name}, files together", f"{size:.2f} MB"), (f"{name}, numbers", f"{parameters:,}")]
+    return lines
 
 
 @torch.no_grad()
@@ -140,7 +143,7 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     lines = [("commit", commit.strip() or "unknown"), *describe_weights(clip), *text_lines(clip)]
     lines.append(("HandwrittenDigits train / val / test", f"{len(data.train_x)} / {len(data.val)} / {len(data.test)}"))
-    lines += [*zero_shot_lines(clip, data), *scene_lines(args.data), *llava_lines()]
+    lines += [*zero_shot_lines(clip, data), *scene_lines(args.data), *model_lines()]
     if args.quickstart:
         lines += gain_lines(args.quickstart)
     print(tabulate(lines, tablefmt="github", headers=("figure", "measured")))
