@@ -30,6 +30,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "gates": (f"{NODE}.PRESET", "gates"),
     "gates_xattn": (f"{NODE}.PRESET", "gates_xattn"),
     "qformer": (f"{NODE}.PRESET", "qformer"),
+    "qformer, learned constant": (f"{NODE}.PRESET", "qformer", f"{NODE}.STYLE.SOURCE", "static"),
     "original_live": (f"{NODE}.PRESET", "original_live"),
     "gates_proj, gates per head": (f"{NODE}.GATE.GRANULARITY", "head"),
     "gates_proj, one gate": (f"{NODE}.GATE.GRANULARITY", "scalar"),
