@@ -130,7 +130,7 @@ def _show_state(state: str, peaks: dict[str, int], goal: float | None) -> bool:
 
 
 def run_speed(args: argparse.Namespace) -> dict[str, Any]:
-    prec = "fp32" if args.device == "cpu" else "auto"
+    prec = args.prec or ("fp32" if args.device == "cpu" else "auto")
     bench = Bench(Case(args.preset or "gates_proj", prec), args.config, args.device)
     result = {"device": _name(args), "config": args.config, "rounds": args.rounds, "rows": []}
     for batch in args.batches:
@@ -232,6 +232,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     memory.set_defaults(run=run_memory)
     speed = kinds.add_parser("speed", parents=[common])
     speed.add_argument("--batches", type=int, nargs="+", default=[2, 8])
+    speed.add_argument("--prec", choices=("fp32", "bf16", "amp", "fp16"), help="default: fp32 on a CPU, PREC auto on a GPU")
     speed.add_argument("--rounds", type=int, default=20, help="timed updates")
     speed.add_argument("--warmup", type=int, default=3, help="updates before those")
     speed.set_defaults(run=run_speed)
