@@ -81,7 +81,7 @@ def model_lines() -> Lines:
         with safe_open(weights, "pt") as file:
             parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
         name = weights.parent.name
-        lines += [(f"{name}, files together", f"{size:.2f} MB"), (f"{name}, numbers", f"{parameters:,}")]
+        lines += [(f"{name}, files together", f"{size:.2f} MB"), (f"{name}, stored numbers", f"{parameters:,}")]
     return lines
 
 
