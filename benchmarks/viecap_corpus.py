@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from trainers.viecap.entities import NounMap
-from trainers.viecap.entity_table import EntityTable
-from trainers.viecap.language_model import load_tokenizer
-from trainers.viecap.prompts import PromptBuilder
-from trainers.viecap.store import CaptionStore, NounTable
-from trainers.viecap.training_text import HardPrompts, TrainingText
+from trainers.viecap.words.entities import NounMap
+from trainers.viecap.words.entity_table import EntityTable
+from trainers.viecap.network.language_model import load_tokenizer
+from trainers.viecap.words.prompts import PromptBuilder
+from trainers.viecap.caption_store.store import CaptionStore, NounTable
+from trainers.viecap.caption_store.training_text import HardPrompts, TrainingText
 
 SOFT = 10  # tokens of the soft prompt
 MAX_ENTITIES, TEMPLATE = 10, 5

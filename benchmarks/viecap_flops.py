@@ -12,9 +12,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.viecap_corpus import FIXED, SOFT, coco_shaped
 from benchmarks.viecap_naive import naive_loss
-from trainers.viecap.epoch_plan import BatchShape, plan_epoch
-from trainers.viecap.mapping import MappingNetwork
-from trainers.viecap.model import PrefixCaptioner, PromptLayout
+from trainers.viecap.caption_store.epoch_plan import BatchShape, plan_epoch
+from trainers.viecap.network.mapping import MappingNetwork
+from trainers.viecap.network.model import PrefixCaptioner, PromptLayout
 
 D_CLIP = 512
 BATCH_SIZE = 80

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.viecap_corpus import FIXED, MASK_PROBABILITY, MAX_ENTITIES, SOFT, Corpus
-from trainers.viecap.entities import effective_entities
-from trainers.viecap.model import PrefixCaptioner
+from trainers.viecap.words.entities import effective_entities
+from trainers.viecap.network.model import PrefixCaptioner
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,20 +33,20 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from datasets.mini_scenes_generator import OBJECT_NAMES
 from scripts.pretrain_tiny_gpt2 import draw_documents
 from trainers.epoch_order import Position
-from trainers.viecap.entities import NounMap
-from trainers.viecap.entity_table import EntityTable
-from trainers.viecap.epoch_plan import BatchShape
-from trainers.viecap.language_model import load_tokenizer
-from trainers.viecap.loader import CaptionLoader
-from trainers.viecap.loading import load_captioner
-from trainers.viecap.mapping import MappingNetwork, soft_input
-from trainers.viecap.model import PrefixCaptioner, PromptLayout
-from trainers.viecap.prompts import PromptBuilder
-from trainers.viecap.reference_weights import rename_reference
-from trainers.viecap.stop_words import stop_words
-from trainers.viecap.store import CaptionRow, build_store, open_store
-from trainers.viecap.training_text import HardPrompts, TrainingText
-from trainers.viecap.weights import own_tensors
+from trainers.viecap.words.entities import NounMap
+from trainers.viecap.words.entity_table import EntityTable
+from trainers.viecap.caption_store.epoch_plan import BatchShape
+from trainers.viecap.network.language_model import load_tokenizer
+from trainers.viecap.caption_store.loader import CaptionLoader
+from trainers.viecap.storage.loading import load_captioner
+from trainers.viecap.network.mapping import MappingNetwork, soft_input
+from trainers.viecap.network.model import PrefixCaptioner, PromptLayout
+from trainers.viecap.words.prompts import PromptBuilder
+from trainers.viecap.storage.reference_weights import rename_reference
+from trainers.viecap.words.stop_words import stop_words
+from trainers.viecap.caption_store.store import CaptionRow, build_store, open_store
+from trainers.viecap.caption_store.training_text import HardPrompts, TrainingText
+from trainers.viecap.storage.weights import own_tensors
 
 SEED, D_CLIP, SOFT, MASK, NOISE = 77_000_000, 512, 10, 0.4, 0.016
 NAMES = [name for name in OBJECT_NAMES if " " not in name]

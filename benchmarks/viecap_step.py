@@ -15,10 +15,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from benchmarks.viecap_corpus import SOFT, Corpus, coco_shaped
 from benchmarks.viecap_naive import NaiveBatch, NaiveData, naive_loss, pad_rows
 from trainers.epoch_order import Position
-from trainers.viecap.epoch_plan import BatchShape
-from trainers.viecap.loader import CaptionBatch, CaptionLoader
-from trainers.viecap.mapping import MappingNetwork, soft_input
-from trainers.viecap.model import PrefixCaptioner, PromptLayout
+from trainers.viecap.caption_store.epoch_plan import BatchShape
+from trainers.viecap.caption_store.loader import CaptionBatch, CaptionLoader
+from trainers.viecap.network.mapping import MappingNetwork, soft_input
+from trainers.viecap.network.model import PrefixCaptioner, PromptLayout
 
 D_CLIP, NOISE, LR = 512, 0.016, 2e-5
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -242,7 +242,7 @@ def convert_flickr_style(args: argparse.Namespace) -> str:
 
 
 def convert_weights(args: argparse.Namespace) -> str:
-    from trainers.viecap.reference_weights import read_sizes, rename_reference
+    from trainers.viecap.storage.reference_weights import read_sizes, rename_reference
 
     try:
         state = torch.load(args.file, map_location="cpu", weights_only=True)
@@ -257,7 +257,7 @@ def convert_weights(args: argparse.Namespace) -> str:
     epoch = args.epoch or epoch_of(args.file.stem)
     if args.output.suffix == ".safetensors":
         from clip_ext.weights import compute_fingerprint
-        from trainers.viecap.weights import save_tensors
+        from trainers.viecap.storage.weights import save_tensors
 
         save_tensors(renamed, args.output, {"epoch": str(epoch), "sha256": compute_fingerprint(renamed)})
     else:
@@ -279,7 +279,7 @@ def write_run(args: argparse.Namespace, state: dict[str, torch.Tensor], epoch: i
         raise ValueError(f"-o {args.output} is a run folder, which needs --config-file; or name a .safetensors file")
     import train
     from trainers.runs import build_cfg
-    from trainers.viecap.reference_run import write_reference_run
+    from trainers.viecap.storage.reference_run import write_reference_run
 
     cfg = build_cfg(train.parse_args(["--config-file", str(args.config_file), *args.opts]))
     write_reference_run(args.output, state, cfg, epoch)

@@ -27,7 +27,7 @@ from trainers.viecap import checks, prepare
 from trainers.viecap.clip_source import ClipSource
 from trainers.viecap.corpus import Corpus
 from trainers.viecap.data import distinct_images
-from trainers.viecap.training_captions import problems_with_items
+from trainers.viecap.caption_store.training_captions import problems_with_items
 
 
 class Preparation:
@@ -73,7 +73,7 @@ class Preparation:
 
     def texts(self) -> str:
         """Build the caption store."""
-        from trainers.viecap.language_model import load_tokenizer
+        from trainers.viecap.network.language_model import load_tokenizer
 
         store = self.corpus.open_store(load_tokenizer(self.node.LANGUAGE_MODEL))
         width = "no vectors" if store.features is None else f"vectors of width {store.features.shape[1]}"

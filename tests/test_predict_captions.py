@@ -17,7 +17,7 @@ from tiny_world import clip_config, write_clip
 
 import predict
 import train
-from trainers.viecap.loading import load_captioner
+from trainers.viecap.storage.loading import load_captioner
 
 ROOT = Path(__file__).resolve().parents[1]
 NODE = "TRAINER.VIECAP"

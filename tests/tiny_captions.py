@@ -90,7 +90,7 @@ def settings_of(world: Path, output: Path, node: str) -> dict[str, Any]:
 @torch.no_grad()
 def first_logits(trainer: Any) -> torch.Tensor:
     """Return the scores of the first token of the caption of every test picture, (N, V)."""
-    from trainers.viecap.mapping import soft_input
+    from trainers.viecap.network.mapping import soft_input
 
     trainer.start_captions(trainer.test_loader, "test", greedy=True)
     prompts = [trainer.system.prompts.encode([SHAPES[number % 4]]) for number in range(SIZES["test"])]

@@ -16,8 +16,8 @@ from benchmarks.viecap_naive import NaiveData, pad_rows
 from benchmarks.viecap_speed import main, show_cpu
 from benchmarks.viecap_step import Sizes, build_captioner, compare_loss
 from trainers.epoch_order import Position
-from trainers.viecap.epoch_plan import BatchShape
-from trainers.viecap.loader import CaptionLoader
+from trainers.viecap.caption_store.epoch_plan import BatchShape
+from trainers.viecap.caption_store.loader import CaptionLoader
 
 TOY = ["--layers", "1", "--width", "32", "--heads", "2", "--vocabulary", "600", "--mapper-layers", "1", "--batch", "8",
        "--captions", "200", "--rounds", "2", "--warmup", "0"]  # fmt: skip

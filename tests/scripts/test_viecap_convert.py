@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from tiny_gpt2s import random_gpt2
 
 from scripts import viecap_convert
-from trainers.viecap.mapping import MappingNetwork
-from trainers.viecap.model import PrefixCaptioner, PromptLayout
-from trainers.viecap.weights import StoredWeights, load_weights
+from trainers.viecap.network.mapping import MappingNetwork
+from trainers.viecap.network.model import PrefixCaptioner, PromptLayout
+from trainers.viecap.storage.weights import StoredWeights, load_weights
 
 VECTORS = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)).half()
 ENTITIES = [[["dog", "park"], "A dog in a park."], [[], "Nothing, d\u00e9j\u00e0 vu."], [["man"], "A man."]]
@@ -80,7 +80,7 @@ def test_vocabulary_keeps_its_vectors_and_gets_sorted_names(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_visual_genome_becomes_a_sorted_list_that_the_filter_reads(tmp_path: Path, protocol: int) -> None:
-    from trainers.viecap.vocabularies import read_vocabulary
+    from trainers.viecap.words.vocabularies import read_vocabulary
 
     content = {"objects": {"joint": {"tree", "red car", "dog"}, "ours": {"x"}}, "attributes": {}}
     output = convert("visual_genome", dump(tmp_path / "x.pickle", content, protocol), tmp_path / "names.json")

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from clip_ext.aggregation import NeighbourhoodGaussian, StageFusion
 from clip_ext.stage_heads import StageClassifiers, StageReadout
-from trainers.precision import full_precision
 from trainers.lafter_parts.students import LaFTerStudent, Prediction
+from trainers.precision import full_precision
 
 
 class StageStudent(LaFTerStudent):

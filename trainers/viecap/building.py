@@ -12,12 +12,12 @@ from yacs.config import CfgNode
 
 from clip_ext.weights import compute_fingerprint
 from trainers.parameter_groups import ParameterGroup, Trainables
-from trainers.viecap.language_model import describe_config, find_stop_ids, load_language_model, width_of
-from trainers.viecap.loading import build_model
-from trainers.viecap.mapping import noise_variance_for
-from trainers.viecap.model import PrefixCaptioner
-from trainers.viecap.prompts import PromptBuilder
+from trainers.viecap.network.language_model import describe_config, find_stop_ids, load_language_model, width_of
+from trainers.viecap.network.mapping import noise_variance_for
+from trainers.viecap.network.model import PrefixCaptioner
 from trainers.viecap.settings import soft_tokens
+from trainers.viecap.storage.loading import build_model
+from trainers.viecap.words.prompts import PromptBuilder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

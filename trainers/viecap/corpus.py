@@ -15,16 +15,16 @@ from yacs.config import CfgNode
 
 from trainers.epoch_order import Position
 from trainers.viecap import prepare, settings
+from trainers.viecap.caption_store.features import encode_texts
+from trainers.viecap.caption_store.loader import CaptionLoader
+from trainers.viecap.caption_store.store import CaptionStore, NounTable
+from trainers.viecap.caption_store.training_captions import TrainingCaptions, collect_captions
+from trainers.viecap.caption_store.training_text import HardPrompts, TrainingText, choose_rows
 from trainers.viecap.clip_source import ClipSource
-from trainers.viecap.entities import NounMap
-from trainers.viecap.entity_table import EntityTable
-from trainers.viecap.features import encode_texts
-from trainers.viecap.loader import CaptionLoader
-from trainers.viecap.prompts import PromptBuilder
-from trainers.viecap.store import CaptionStore, NounTable
-from trainers.viecap.training_captions import TrainingCaptions, collect_captions
-from trainers.viecap.training_text import HardPrompts, TrainingText, choose_rows
-from trainers.viecap.vocabularies import read_filter
+from trainers.viecap.words.entities import NounMap
+from trainers.viecap.words.entity_table import EntityTable
+from trainers.viecap.words.prompts import PromptBuilder
+from trainers.viecap.words.vocabularies import read_filter
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
-from trainers.viecap.training_captions import extras_of
+from trainers.viecap.caption_store.training_captions import extras_of
 
 
 @dataclass(frozen=True, eq=False)

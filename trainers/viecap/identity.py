@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from yacs.config import CfgNode
 
 from clip_ext.loader import ClipIdentity
-from trainers.viecap.artifact import MODEL_KEYS, NODE, Artifact, find_setting_differences
 from trainers.viecap.clip_source import ClipSource
 from trainers.viecap.settings import all_settings
+from trainers.viecap.storage.artifact import MODEL_KEYS, NODE, Artifact, find_setting_differences
 
 if TYPE_CHECKING:
     from trainers.viecap.building import System
-    from trainers.viecap.store import CaptionStore
+    from trainers.viecap.caption_store.store import CaptionStore
 
 
 def describe(cfg: CfgNode, clip: ClipIdentity, system: System, store: CaptionStore | None) -> dict[str, Any]:

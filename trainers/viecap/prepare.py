@@ -16,23 +16,45 @@ import torch
 from torch import Tensor
 
 from clip_ext.folders import present_folder
-from trainers.viecap.artifact import clip_facts
-from trainers.viecap.captions import NORMALISER_VERSION
+from trainers.viecap.caption_store.features import (
+    FeatureTable,
+    encode_images,
+    encode_texts,
+    hash_images,
+    read_images,
+    write_images,
+)
+from trainers.viecap.caption_store.store import (
+    CaptionRow,
+    CaptionStore,
+    build_store,
+    collect_nouns,
+    open_store,
+    read_nouns,
+    write_nouns,
+)
+from trainers.viecap.caption_store.store_files import Key, StoreDamaged, StoreDiffers, open_sealed, write_sealed
+from trainers.viecap.caption_store.store_key import (
+    automatic_folder,
+    hash_captions,
+    hash_tokenizer,
+    image_key,
+    noun_key,
+    store_key,
+)
+from trainers.viecap.caption_store.training_captions import TrainingCaptions
 from trainers.viecap.clip_source import ClipSource
-from trainers.viecap.extractors import Extractor, build_extractor
-from trainers.viecap.features import FeatureTable, encode_images, encode_texts, hash_images, read_images, write_images
-from trainers.viecap.retrieval import cached_embeddings
-from trainers.viecap.store import CaptionRow, CaptionStore, build_store, collect_nouns, open_store, read_nouns, write_nouns
-from trainers.viecap.store_files import Key, StoreDamaged, StoreDiffers, open_sealed, write_sealed
-from trainers.viecap.store_key import automatic_folder, hash_captions, hash_tokenizer, image_key, noun_key, store_key
-from trainers.viecap.training_captions import TrainingCaptions
-from trainers.viecap.vocabularies import read_vocabulary
-from trainers.viecap.vocabulary_file import Vocabulary
+from trainers.viecap.storage.artifact import clip_facts
+from trainers.viecap.storage.vocabulary_file import Vocabulary
+from trainers.viecap.words.captions import NORMALISER_VERSION
+from trainers.viecap.words.extractors import Extractor, build_extractor
+from trainers.viecap.words.retrieval import cached_embeddings
+from trainers.viecap.words.vocabularies import read_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from trainers.viecap.store import NounTable
+    from trainers.viecap.caption_store.store import NounTable
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from yacs.config import CfgNode
 
 from trainers.config_merge import flatten
-from trainers.viecap.epoch_plan import BatchShape
-from trainers.viecap.export import ExportPlan
+from trainers.viecap.caption_store.epoch_plan import BatchShape
+from trainers.viecap.storage.export import ExportPlan
 
 if TYPE_CHECKING:
-    from trainers.viecap.decoding import DecodeOptions
+    from trainers.viecap.network.decoding import DecodeOptions
 
 
 def soft_tokens(node: CfgNode) -> int:
@@ -30,7 +30,7 @@ def batch_shape(node: CfgNode, batch_size: int) -> BatchShape:
 
 def decode_options(node: CfgNode, stop_ids: Collection[int], seed: int) -> DecodeOptions:
     """Return how the captions of a test are generated."""
-    from trainers.viecap.decoding import DecodeOptions
+    from trainers.viecap.network.decoding import DecodeOptions
 
     return DecodeOptions(
         mode=node.DECODE,

@@ -27,22 +27,22 @@ from trainers.run_identity import check_identity
 from trainers.schedules import build_linear_warmup
 from trainers.tuned import TunedTrainer
 from trainers.viecap import checks, identity, prepare, settings
-from trainers.viecap.artifact import ArtifactFacts, find_artifact, write_artifact
+from trainers.viecap.caption_store.loader import CaptionBatch, CaptionLoader, LazyCaptionLoader
+from trainers.viecap.caption_store.training_captions import captions_of, problems_with_items
 from trainers.viecap.clip_source import ClipSource
 from trainers.viecap.corpus import Corpus
 from trainers.viecap.data import CaptionData, Pictures, distinct_images, target_of
-from trainers.viecap.export import Exporter
-from trainers.viecap.loader import CaptionBatch, CaptionLoader, LazyCaptionLoader
-from trainers.viecap.mapping import soft_input
+from trainers.viecap.network.mapping import soft_input
 from trainers.viecap.progress import ProgressMeter, peak_memory
-from trainers.viecap.training_captions import captions_of, problems_with_items
-from trainers.viecap.vocabulary_file import Vocabulary
-from trainers.viecap.weights import load_weights
+from trainers.viecap.storage.artifact import ArtifactFacts, find_artifact, write_artifact
+from trainers.viecap.storage.export import Exporter
+from trainers.viecap.storage.vocabulary_file import Vocabulary
+from trainers.viecap.storage.weights import load_weights
 
 if TYPE_CHECKING:
-    from trainers.viecap.captioner import Captioner
-    from trainers.viecap.loading import LoadedCaptioner
-    from trainers.viecap.store import CaptionStore
+    from trainers.viecap.caption_store.store import CaptionStore
+    from trainers.viecap.network.captioner import Captioner
+    from trainers.viecap.storage.loading import LoadedCaptioner
 
 logger = logging.getLogger(__name__)
 
@@ -293,7 +293,7 @@ class ViECap(TunedTrainer):
             FileNotFoundError: If there is no trained run, or no such epoch.
             ValueError: If keys of the model or the CLIP are not the run's: every difference.
         """
-        from trainers.viecap.loading import choose_vocabulary
+        from trainers.viecap.storage.loading import choose_vocabulary
 
         artifact = find_artifact(directory)
         identity.check_artifact(artifact, self.settings, self.clip_source)
@@ -303,7 +303,7 @@ class ViECap(TunedTrainer):
     @classmethod
     def load_captioner(cls, cfg: CfgNode, place: Path, epoch: int | None = None) -> LoadedCaptioner:
         """Load what captions images from a run's artefact, without a trainer; see `trainers/prediction/captions.py`."""
-        from trainers.viecap.loading import load_captioner
+        from trainers.viecap.storage.loading import load_captioner
 
         device = torch.device("cuda" if cfg.USE_CUDA and torch.cuda.is_available() else "cpu")
         node, clip_name = cfg.TRAINER[cls.node_name()], cfg.MODEL.BACKBONE.NAME
@@ -363,7 +363,7 @@ class ViECap(TunedTrainer):
             rows.features = table.find([target_of(item)["image_id"] for item in rows.data_source])
 
     def _build_captioner(self, *, greedy: bool) -> Captioner:
-        from trainers.viecap.loading import build_captioner
+        from trainers.viecap.storage.loading import build_captioner
 
         if self.vocabulary is None and self.settings.USING_HARD_PROMPT:
             self.vocabulary = self._build_vocabulary()

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.viecap.entities import NounMap
-from trainers.viecap.entity_table import EntityTable
-from trainers.viecap.prompts import PromptBuilder
-from trainers.viecap.store import CaptionStore, NounTable
-from trainers.viecap.training_text import HardPrompts, TrainingText
+from trainers.viecap.caption_store.store import CaptionStore, NounTable
+from trainers.viecap.caption_store.training_text import HardPrompts, TrainingText
+from trainers.viecap.words.entities import NounMap
+from trainers.viecap.words.entity_table import EntityTable
+from trainers.viecap.words.prompts import PromptBuilder
 
 NAMES = tuple("dog cat horse bird frisbee pizza truck bus kite zebra giraffe laptop clock bench boat plane".split())
 PEOPLE = ("man", "woman", "boy")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.viecap.captions import normalise_caption
+from trainers.viecap.words.captions import normalise_caption
 
 __all__ = ["coco_captions", "data_file"]
 

@@ -6,8 +6,8 @@ import torch
 from tiny_gpt2s import random_gpt2
 from torch import Tensor
 
-from trainers.viecap.mapping import MappingNetwork
-from trainers.viecap.model import PrefixCaptioner, PromptLayout
+from trainers.viecap.network.mapping import MappingNetwork
+from trainers.viecap.network.model import PrefixCaptioner, PromptLayout
 
 D_CLIP, D_MODEL, SOFT = 16, 32, 3
 SOFT_HARD = PromptLayout(soft_tokens=SOFT)

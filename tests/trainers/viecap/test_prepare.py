@@ -10,11 +10,11 @@ from tiny_gpt2s import tiny_tokenizer
 from tiny_world import clip_config, write_clip
 
 from clip_ext import loader
+from trainers.viecap.caption_store.store import CaptionStore
+from trainers.viecap.caption_store.store_files import StoreDamaged, StoreDiffers
+from trainers.viecap.caption_store.training_captions import TrainingCaptions
 from trainers.viecap.clip_source import ClipSource
 from trainers.viecap.prepare import NamedExtractor, prepare_store
-from trainers.viecap.store import CaptionStore
-from trainers.viecap.store_files import StoreDamaged, StoreDiffers
-from trainers.viecap.training_captions import TrainingCaptions
 
 OTHER = TrainingCaptions(("A dog.", "A cat on a sofa."), (("dog",), ("cat",)))
 CAPTIONS = TrainingCaptions(("A dog.", "A cat on a sofa."), (("dog",), ("cat", "sofa")))

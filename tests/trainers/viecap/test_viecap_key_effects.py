@@ -20,9 +20,9 @@ from trainers.epoch_order import Position
 from trainers.viecap import building, settings
 from trainers.viecap.clip_source import ClipSource
 from trainers.viecap.corpus import Corpus
-from trainers.viecap.loading import build_captioner
 from trainers.viecap.prepare import prepare_vocabulary
-from trainers.viecap.weights import read_tensors
+from trainers.viecap.storage.loading import build_captioner
+from trainers.viecap.storage.weights import read_tensors
 
 NAME = "ViECap"
 SHARED_FILE = ("apple", "ice cream", "zebra")

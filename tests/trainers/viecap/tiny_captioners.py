@@ -11,15 +11,15 @@ from tiny_gpt2s import random_gpt2
 
 from trainers.config import add_trainer_configs
 from trainers.viecap import settings
-from trainers.viecap.artifact import ArtifactFacts, clip_facts, find_artifact, write_artifact
 from trainers.viecap.clip_source import ClipSource
-from trainers.viecap.export import Exporter, ExportPlan
-from trainers.viecap.language_model import describe_config, find_stop_ids
-from trainers.viecap.loading import build_model, node_of
-from trainers.viecap.model import PrefixCaptioner
-from trainers.viecap.retrieval import embed_vocabulary
-from trainers.viecap.vocabularies import read_shipped
-from trainers.viecap.vocabulary_file import Vocabulary
+from trainers.viecap.network.language_model import describe_config, find_stop_ids
+from trainers.viecap.network.model import PrefixCaptioner
+from trainers.viecap.storage.artifact import ArtifactFacts, clip_facts, find_artifact, write_artifact
+from trainers.viecap.storage.export import Exporter, ExportPlan
+from trainers.viecap.storage.loading import build_model, node_of
+from trainers.viecap.storage.vocabulary_file import Vocabulary
+from trainers.viecap.words.retrieval import embed_vocabulary
+from trainers.viecap.words.vocabularies import read_shipped
 
 KEYS = {
     "LANGUAGE_MODEL": "tiny_gpt2", "NUM_LAYERS": 1, "NUM_HEADS": 2, "CLIP_PROJECT_LENGTH": 2, "CONTINUOUS_PROMPT_LENGTH": 3,

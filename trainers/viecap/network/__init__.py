@@ -1,0 +1,1 @@
+"""The captioner itself: language model, mapping from CLIP's vectors, prefix and search."""
