@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from killed_runs import train_until
 from other_styles import write_style
 from safetensors.torch import load_file
 from tiny_blip2s import write_blip2
 from tiny_questions import TinyQuestions
-from tiny_world import build, make_cfg
+from tiny_world import make_cfg
 
 from trainers import adapters
 from trainers.adapters import find_adapter, read_adapter
@@ -30,29 +31,14 @@ SETTINGS = {
 VALIDATIONS = (10.0, 50.0, 20.0, 30.0)  # accuracy after each epoch: the second is the best
 
 
-class Killed(Exception):
-    """Stands for a run that ends from outside."""
-
-
 def train(world: Path, folder: Path, *, kill_at: int = -1, settings: dict[str, Any] | None = None) -> tuple[Any, list[float]]:
-    """Train until batch `kill_at` of the run, which is not learned; return the trainer and the losses it saw."""
-    trainer = build(make_cfg(world, folder, NAME, SETTINGS | (settings or {})))
-    losses, inner = [], trainer.compute_losses
+    """See `train_until`; validations come to `VALIDATIONS`."""
 
-    def compute(batch: Any) -> Any:
-        if trainer.epoch * N_BATCHES + trainer.batch_idx == kill_at:
-            raise Killed
-        found = inner(batch)
-        losses.append(found.losses["answers"].item() / found.weight)
-        return found
+    def answer(trainer: Any) -> None:
+        trainer.test = lambda split=None: VALIDATIONS[trainer.epoch]
 
-    trainer.compute_losses = compute
-    trainer.test = lambda split=None: VALIDATIONS[trainer.epoch]
-    try:
-        trainer.train()
-    except Killed:
-        trainer.close_writer()
-    return trainer, losses
+    settings = SETTINGS | (settings or {})
+    return train_until(world, folder, NAME, settings, n_batches=N_BATCHES, kill_at=kill_at, prepare=answer)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from typing import Any
 import dassl
 import pytest
 import torch
-from tiny_world import build, make_cfg
+from killed_runs import train_until
 
 NAME = "ViECap"
 ROOT = Path(__file__).resolve().parents[3]
@@ -25,28 +25,9 @@ SETTINGS = {
 N_BATCHES = 4  # per epoch
 
 
-class Killed(Exception):
-    """Stands for a run that ends from outside."""
-
-
 def train(world: Path, folder: Path, *, kill_at: int = -1, settings: dict[str, Any] | None = None) -> tuple[Any, list[float]]:
-    """Train until batch `kill_at` of the run, which is not learned; return the trainer and the losses it saw."""
-    trainer = build(make_cfg(world, folder, NAME, SETTINGS | (settings or {})))
-    losses, inner = [], trainer.compute_losses
-
-    def compute(batch: Any) -> Any:
-        if trainer.epoch * N_BATCHES + trainer.batch_idx == kill_at:
-            raise Killed
-        found = inner(batch)
-        losses.append(found.losses["caption_loss"].item() / found.weight)
-        return found
-
-    trainer.compute_losses = compute
-    try:
-        trainer.train()
-    except Killed:
-        trainer.close_writer()
-    return trainer, losses
+    """See `train_until`."""
+    return train_until(world, folder, NAME, SETTINGS | (settings or {}), n_batches=N_BATCHES, kill_at=kill_at)
 
 
 Train = Callable[..., tuple[Any, list[float]]]
@@ -109,7 +90,7 @@ def test_a_resumed_run_may_decode_and_export_otherwise(tiny_world: Path, tmp_pat
 
 def test_another_hash_seed_and_process_gives_the_same_losses(whole, tiny_world: Path, tmp_path: Path) -> None:
     engine = str(Path(dassl.__file__).parents[1])
-    paths = [str(ROOT), str(ROOT / "tests"), engine]
+    paths = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "trainers"), engine]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": "5"}
     env["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     words = [sys.executable, __file__, str(tiny_world), str(tmp_path / "run"), str(tmp_path / "losses.json")]
