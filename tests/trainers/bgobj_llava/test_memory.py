@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from kept_activations import count_kept_bytes
 from split_models import build_model, encode_talks, random_images, random_split
 from tiny_llavas import tiny_tokenizer
 
@@ -29,22 +30,13 @@ def prepare(model: BgObjLlava, scope: str, rank: int = 4) -> Parts:
 def kept_bytes(model: BgObjLlava, dtype: torch.dtype | None) -> tuple[int, int]:
     """Return (bytes that autograd keeps for one sequence, weights and their casts not counted; rows of the sequence)."""
     (text,), images, splits = encode_talks(model, 0), random_images(model, 1).to(model.dtype), random_split(model, 1)
-    shapes = {tuple(parameter.shape) for parameter in model.parameters() if parameter.ndim > 1}
-    shapes |= {shape[::-1] for shape in shapes}
-    kept: dict[int, torch.Tensor] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tuple(tensor.shape) not in shapes:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    model.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    def run() -> None:
         with torch.autocast("cpu", dtype) if dtype else nullcontext():
             model.train_losses(images, splits, [text])
+
     n_rows = len(text.prefix) + model.info.n_patches + model.info.n_separators + len(text.rest)
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    return sum(each.untyped_storage().nbytes() for place, each in kept.items() if place not in weights), n_rows
+    return count_kept_bytes(model, run), n_rows
 
 
 @pytest.mark.parametrize("scope", SCOPES)

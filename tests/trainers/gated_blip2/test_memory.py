@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from kept_activations import count_kept_bytes
 from tiny_blip2s import tiny_config, word_tokenizer
 from torch import nn
 
@@ -56,20 +57,7 @@ def kept_bytes(model: GatedBlip2Model) -> int:
     ids = torch.full((BATCH, N_TEXT), 5)
     labels = torch.where(torch.arange(N_TEXT) >= N_TEXT - N_ANSWER, ids, IGNORED)
     text = TextBatch(ids, ids > 0, labels, ids[:, :4], ids[:, :4] > 0, BATCH * N_ANSWER)
-    shapes = {tuple(each.shape) for each in model.parameters() if each.ndim > 1}
-    shapes |= {shape[::-1] for shape in shapes}
-    kept: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tuple(tensor.shape) not in shapes:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    model.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.loss(torch.randn(BATCH, 40, 32), torch.randn(BATCH, STYLE_WIDTH), text)
-    weights = {each.untyped_storage().data_ptr() for each in model.parameters()}
-    return sum(each.untyped_storage().nbytes() for place, each in kept.items() if place not in weights)
+    return count_kept_bytes(model, lambda: model.loss(torch.randn(BATCH, 40, 32), torch.randn(BATCH, STYLE_WIDTH), text))
 
 
 @pytest.mark.parametrize("prec", ["fp32", "bf16"])
